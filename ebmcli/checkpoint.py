@@ -1,0 +1,288 @@
+"""Checkpoints that describe themselves: one safetensors file with its settings inside (floor 2).
+
+The file holds `network.*` (the weights to sample with), for persistent models `bank` (some of its
+states, float16), and in a run `last.*` (the weights without averaging, where averaging is on). Its metadata
+holds the settings as JSON and the recipe as TOML, and a checksum over all of them.
+No pickle is ever read.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as to_bytes
+from torch import Tensor
+
+from ebmcli import __version__
+from ebmcli.errors import EBMError
+from ebmcli.networks import NETWORKS, Shape, build
+from ebmcli.potential import Potential
+
+FILE = "model.safetensors"
+BANK_STATES = 256
+"""How many of a persistent bank's states travel with a model."""
+SCALE_HINT = "give it: --energy-scale 2/EPSILON**2 as a number (Eq. 11; 1 for a model of Eq. 2)"
+
+
+class ModelConfig(BaseModel):
+    """What a set of weights needs to be sampled rightly."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    format: Literal[1] = 1
+    name: str = Field(description="of the recipe")
+    network: str = Field(description="toy, vanilla, nonlocal or package.module:factory")
+    arguments: dict[str, Any] = Field(default_factory=dict, description="of the network")
+    image_size: int = Field(ge=1, description="px; 1 for 2-D toys")
+    channels: int = Field(ge=1)
+    value_range: tuple[float, float] = (-1.0, 1.0)
+    sign: Literal["low energy is likely"] = "low energy is likely"
+    energy_scale: float = Field(gt=0, description="U = energy_scale · F")
+    temperature: float = Field(default=1.0, gt=0)
+    step_size: float = Field(gt=0, description="ε of training, pixel units")
+    noise: float = Field(ge=0, description="τ of training")
+    steps: int = Field(ge=1, description="L of training")
+    init: str = Field(description="of training's chains")
+    init_scale: float = Field(default=1.0, gt=0)
+    data_noise: float = Field(default=0.0, ge=0, description="ε_data of training, pixel units")
+    regime: Literal["convergent", "non-convergent"]
+    updates: int = Field(ge=0)
+    weights: Literal["average", "last"] = "last"
+    verdict: str | None = Field(default=None, description="None: not judged yet")
+    data: str = ""
+    data_identity: str = ""
+    crop: int | None = Field(default=None, description="px, centre of the data's images before the resize")
+    recipe_hash: str = ""
+    versions: dict[str, str] = Field(default_factory=dict)
+
+    @property
+    def shape(self) -> Shape:
+        """(channels, height, width)."""
+        return (self.channels, self.image_size, self.image_size)
+
+    @property
+    def noise_init(self) -> str:
+        """The noise that chains of this model start from when asked to start from noise."""
+        return self.init if self.init in ("uniform", "gaussian") else "uniform"
+
+
+class Checkpoint(NamedTuple):
+    """A model in memory."""
+
+    potential: Potential
+    config: ModelConfig
+    bank: Tensor | None
+    """float32 [k c h w] in pixel units, for persistent models"""
+    recipe: str
+    """TOML"""
+    digest: str
+    """checksum, 64 hexadecimal digits"""
+
+
+def versions() -> dict[str, str]:
+    """What made a file."""
+    return {"ebmcli": __version__, "torch": torch.__version__}
+
+
+def digest(tensors: dict[str, Tensor], config: str, recipe: str) -> str:
+    """SHA-256 over names, types, shapes and bytes of all tensors, the settings and the recipe."""
+    h = hashlib.sha256()
+    for text in (config, recipe):
+        h.update(text.encode() + b"\0")
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().cpu().contiguous()
+        h.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode() + b"\0")
+        h.update(tensor.flatten().view(torch.uint8).numpy().tobytes() if tensor.numel() else b"")
+    return h.hexdigest()
+
+
+def save(
+    path: Path,
+    weights: dict[str, Tensor],
+    config: ModelConfig,
+    *,
+    bank: Tensor | None = None,
+    recipe: str = "",
+    last: dict[str, Tensor] | None = None,
+) -> str:
+    """Write one checkpoint file, whole or not at all; returns its checksum.
+
+    Args:
+        path: of the file.
+        weights: the network's state dict, to sample with.
+        bank: [k c h w]; the first `BANK_STATES` are kept, as float16.
+        last: the network's state dict without averaging.
+    """
+    tensors = {f"network.{k}": v for k, v in weights.items()}
+    tensors |= {f"last.{k}": v for k, v in (last or {}).items()}
+    if bank is not None:
+        tensors["bank"] = bank[:BANK_STATES].to(torch.float16)
+    # A copy each: safetensors refuses tensors that share memory (tied weights, buffers of both kinds).
+    tensors = {k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}
+    text = json.dumps(config.model_dump(mode="json"), sort_keys=True)
+    checksum = digest(tensors, text, recipe)
+    metadata = {"format": "pt", "ebm": text, "recipe": recipe, "sha256": checksum}
+    write_atomic(path, to_bytes(tensors, metadata=metadata))
+    return checksum
+
+
+def write_atomic(path: Path, content: bytes | str) -> None:
+    """Write a file to a temporary name beside it, flush it to the disk, rename it."""
+    data = content.encode() if isinstance(content, str) else content
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with writing(path):
+        try:
+            with open(temporary, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        except OSError:
+            temporary.unlink(missing_ok=True)
+            raise
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Say what could not be written, where the system only says why."""
+    try:
+        yield
+    except OSError as error:
+        raise EBMError(
+            f"cannot write {path}: {error.strerror or error}", "is the disk full, or the folder read-only?"
+        ) from error
+
+
+def load(
+    path: Path,
+    *,
+    device: torch.device | str = "cpu",
+    backend: str = "auto",
+    energy_scale: float | None = None,
+    weights: str = "default",
+    trusted: bool = False,
+) -> Checkpoint:
+    """Read a checkpoint file, strictly.
+
+    Args:
+        path: of the file.
+        energy_scale: overrides the file's, or stands in where it has none.
+        weights: `default` (what the file was made to be sampled with) or `last`.
+        trusted: allow `network = "package.module:factory"` to import code.
+
+    Raises:
+        EBMError: the file is missing, empty, truncated, altered, a pickle, of another kind, lacks
+            its energy scale, or its weights do not fit its network.
+    """
+    tensors, metadata = read_tensors(path)
+    config = _config(path, metadata, energy_scale)
+    recipe = metadata.get("recipe", "")
+    checksum = digest(tensors, metadata.get("ebm", ""), recipe)
+    if metadata.get("sha256", checksum) != checksum:
+        raise EBMError(
+            f"{path} is damaged: its checksum is not that of its content",
+            "get the file again, or another one",
+        )
+    try:
+        network = build(config.network, config.shape, trusted=trusted, **config.arguments)
+    except EBMError as error:
+        raise EBMError(f"the network of {path} cannot be built: {error.message}", error.hint) from error
+    except (RuntimeError, ValueError) as error:  # a negative width, a size beyond all memory
+        what = str(error).splitlines()[0]
+        raise EBMError(f"the network of {path} cannot be built: {what}", "get the file again") from error
+    prefix = "network."
+    if weights == "last" and config.weights == "average":
+        prefix = "last."
+        if not any(k.startswith(prefix) for k in tensors):
+            raise EBMError(f"{path} holds the averaged weights only", "leave out --weights last")
+        config = config.model_copy(update={"weights": "last"})
+    state = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+    _check_fit(path, config, network.state_dict(), state)
+    network.load_state_dict(state, strict=True)
+    network.to(device)
+    potential = Potential(network, config.shape, config.energy_scale, config.temperature, backend)
+    bank = tensors["bank"].float() if "bank" in tensors else None
+    return Checkpoint(potential.eval(), config, bank, recipe, checksum)
+
+
+def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors and metadata of a safetensors file.
+
+    Raises:
+        EBMError: it cannot be read; the message says what the file is instead, where that is plain.
+    """
+    if not path.is_file():
+        raise EBMError(f"no checkpoint at {path}", f"expected a file {FILE}")
+    with open(path, "rb") as file:
+        head = file.read(10)
+    if not head:
+        raise EBMError(f"{path} is empty", "get the file again")
+    if head[:1] == b"\x80" or head[:2] == b"PK":
+        raise EBMError(
+            f"{path} is a pickle, which can run code when read and is never opened",
+            "expected a safetensors file written by ebm",
+        )
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {k: file.get_tensor(k) for k in file.keys()}, file.metadata() or {}  # noqa: SIM118
+    except (SafetensorError, OSError, ValueError) as error:
+        raise EBMError(
+            f"{path} is not a whole safetensors file: {str(error).splitlines()[0]}", "get the file again"
+        ) from error
+
+
+def _config(path: Path, metadata: dict[str, str], energy_scale: float | None) -> ModelConfig:
+    if "ebm" not in metadata:
+        raise EBMError(
+            f"{path} does not describe itself: its metadata has no settings of an energy-based model",
+            "expected a checkpoint written by ebm",
+        )
+    try:
+        raw = json.loads(metadata["ebm"])
+        if energy_scale is not None:
+            raw["energy_scale"] = energy_scale
+        if raw.get("energy_scale") is None:
+            raise EBMError(
+                f"{path} does not say its energy scale, without which it cannot be sampled rightly",
+                SCALE_HINT,
+            )
+        return ModelConfig.model_validate(raw)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(p) for p in first["loc"])
+        raise EBMError(
+            f"{path} has settings that make no sense: {key}: {first['msg']} (received {first['input']!r})",
+            "was it written by a newer version of ebm?",
+        ) from error
+    except (ValueError, AttributeError, TypeError) as error:
+        raise EBMError(f"{path} has unreadable settings", "get the file again") from error
+
+
+def _check_fit(path: Path, config: ModelConfig, expected: dict[str, Any], received: dict[str, Tensor]) -> None:
+    missing = sorted(expected.keys() - received.keys())
+    unknown = sorted(received.keys() - expected.keys())
+    wrong = [
+        f"{k} is {list(received[k].shape)}, expected {list(expected[k].shape)}"
+        for k in sorted(expected.keys() & received.keys())
+        if received[k].shape != expected[k].shape
+    ]
+    problems = [
+        f"{label} {', '.join(keys[:3])}{' …' if len(keys) > 3 else ''}"
+        for label, keys in (("without", missing), ("with unknown", unknown), ("", wrong))
+        if keys
+    ]
+    if problems:
+        arguments = ", ".join(f"{k} {v}" for k, v in config.arguments.items())
+        raise EBMError(
+            f"the weights in {path} do not fit network {config.network} ({arguments}): {'; '.join(problems)}",
+            f"networks are {', '.join(NETWORKS)}",
+        )

@@ -1,0 +1,213 @@
+"""The command line `ebm`: one file per command, imported when that command is run, not before.
+
+`COMMANDS` names every command with its one-line help and the place it lives in, so `ebm --help` and shell
+completion of command names import neither torch nor any command. `main` is the console script: it turns
+every failure into `error:` and `hint:` lines on stderr and the exit codes of `ebmcli.errors.Exit`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+from typing import Annotated, Any, NamedTuple
+
+import typer
+import typer.core
+import typer.main
+
+from ebmcli import __version__
+from ebmcli.errors import EBMError, Exit, UsageError
+
+
+class Command(NamedTuple):
+    """A command's one-line help and where its function or Typer application is: `module:attribute`."""
+
+    help: str
+    target: str
+
+
+COMMANDS: dict[str, Command] = {
+    "train": Command("Learn an energy from images or 2-D points (Algorithm 1).", "ebmcli.cli.train:train"),
+    "sample": Command("Draw samples from a learned energy by Langevin dynamics.", "ebmcli.cli.sample:sample"),
+    "inspect": Command("Say what a model, a run or a picture of ours is.", "ebmcli.cli.inspect:inspect"),
+    "models": Command("List the models that come with the package.", "ebmcli.cli.models:models"),
+    "export": Command("Write a model as a folder that stands alone.", "ebmcli.cli.export:export"),
+    "recipe": Command("List, show, copy and check recipes.", "ebmcli.cli.recipe:app"),
+    "bench": Command("Time a Langevin step here, against the plain loop.", "ebmcli.cli.bench:bench"),
+    "env": Command("Show versions, devices, the engine and folders, for a report.", "ebmcli.cli.env:env"),
+}
+
+_HELP_NAMES = {"help_option_names": ["-h", "--help"]}
+
+
+def load(name: str) -> Any:
+    """Import the command `name` and build it, with the one-line help of the table where it has none."""
+    entry = COMMANDS[name]
+    module, _, attribute = entry.target.partition(":")
+    target = getattr(importlib.import_module(module), attribute)
+    if isinstance(target, typer.Typer):
+        command: Any = typer.main.get_group(target)
+        command.no_args_is_help = True
+        command.params = [p for p in command.params if p.name not in {"install_completion", "show_completion"}]
+    else:
+        single = typer.Typer(add_completion=False, context_settings=_HELP_NAMES, rich_markup_mode=None)
+        single.command(name)(target)
+        command = typer.main.get_command(single)
+    command.name = name
+    command.help = command.help or entry.help
+    return command
+
+
+class LazyGroup(typer.core.TyperGroup):
+    """A group that lists commands from `COMMANDS` and imports one only when it is to run."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """Names in the order of the table."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """A name and a help line, enough for `--help` and completion."""
+        if cmd_name not in COMMANDS:
+            return None
+        return typer.core.TyperCommand(cmd_name, help=COMMANDS[cmd_name].help, rich_markup_mode=None)
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> tuple[str | None, Any, list[str]]:
+        """The command itself, imported; an unknown name is a usage error with the nearest known name."""
+        name = args[0]
+        if name in COMMANDS:
+            return name, load(name), args[1:]
+        if ctx.resilient_parsing:
+            return None, None, args[1:]
+        near = difflib.get_close_matches(name, COMMANDS, n=1, cutoff=0.5)
+        hint = f"did you mean 'ebm {near[0]}'?" if near else "'ebm --help' lists the commands"
+        raise UsageError(f"no such command: {name!r}", hint)
+
+
+app = typer.Typer(
+    cls=LazyGroup,
+    name="ebm",
+    help="Energy-based models of images: learn them, sample them, judge them.",
+    context_settings=_HELP_NAMES,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"ebm {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Options before the command."""
+
+
+def build() -> Any:
+    """The whole command tree's root, as Typer builds it (the commands under it are still unimported)."""
+    return typer.main.get_command(app)
+
+
+def report(message: str, hint: str = "", details: Sequence[str] = ()) -> None:
+    """Print a failure on stderr: `error:`, its detail lines, `hint:`."""
+    colour = sys.stderr.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+    red, cyan, plain = ("\033[1;31m", "\033[36m", "\033[0m") if colour else ("", "", "")
+    lines = [f"{red}error:{plain} {message}", *(f"  {line}" for line in details)]
+    if hint:
+        lines.append(f"{cyan}hint:{plain} {hint}")
+    print("\n".join(lines), file=sys.stderr, flush=True)
+
+
+def _report_usage(error: Any) -> None:
+    """A usage error of Typer's parser, in our form."""
+    text = error.format_message().strip()
+    context = getattr(error, "ctx", None)
+    if type(error).__name__ == "NoArgsIsHelpError":
+        print(text, file=sys.stderr)
+        return
+    near = list(getattr(error, "possibilities", None) or ())
+    message, _, question = (error.message if near else text).partition(" Did you mean ")
+    message = " ".join(message.split()).rstrip(".")
+    message = message[:1].lower() + message[1:]
+    if near or question:
+        hint = f"did you mean {question or ' or '.join(sorted(near)) + '?'}"
+    elif context is not None:
+        hint = f"'{context.command_path} --help' shows what it takes"
+    else:
+        hint = ""
+    report(message, hint)
+
+
+def _hide_stdout() -> None:
+    """Point stdout at nothing: the reader has gone, and the interpreter's last flush must not complain."""
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def run(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit code; everything that goes wrong is reported here.
+
+    Args:
+        arguments: the words after `ebm`; `sys.argv[1:]` when left out.
+    """
+    debug = os.environ.get("EBM_DEBUG", "") not in ("", "0")
+    try:
+        words = list(sys.argv[1:] if arguments is None else arguments)
+        result = build().main(args=words, prog_name="ebm", standalone_mode=False)
+        sys.stdout.flush()
+        if result == Exit.INTERRUPTED:  # newer Typer turns Ctrl-C into an exit code of its own
+            report("interrupted")
+        return int(result) if isinstance(result, int) and not isinstance(result, bool) else int(Exit.DONE)
+    except BrokenPipeError:
+        _hide_stdout()
+        return int(Exit.FAILED)
+    except (KeyboardInterrupt, typer.Abort):
+        if debug:
+            raise
+        report("interrupted")
+        return int(Exit.INTERRUPTED)
+    except EBMError as error:
+        if debug:
+            import traceback
+
+            traceback.print_exc()
+        report(error.message, error.hint, error.details)
+        return int(error.code)
+    except Exception as error:
+        if hasattr(error, "format_message") and hasattr(error, "exit_code"):
+            _report_usage(error)
+            return int(error.exit_code)
+        if debug:
+            import traceback
+
+            traceback.print_exc()
+            report(_described(error))
+        else:
+            report(_described(error), "set EBM_DEBUG=1 for the traceback")
+        return int(Exit.FAILED)
+
+
+def _described(error: BaseException) -> str:
+    """Type and message of an unexpected exception on one line."""
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def main() -> None:
+    """The console script `ebm`."""
+    code = run()
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        _hide_stdout()
+    sys.exit(code)

@@ -1,0 +1,131 @@
+"""`ebm bench`: what a step costs here, backend by backend, against the plain loop."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ebmcli.cli import options
+from ebmcli.cli.output import Output
+
+if TYPE_CHECKING:
+    from ebmcli.bench import Case
+
+
+def bench(
+    what: Annotated[
+        str | None,
+        typer.Argument(metavar="[RECIPE|MODEL]", help="Left out: the bundled default model.", show_default=False),
+    ] = None,
+    suite: Annotated[bool, typer.Option("--suite", help="The networks whose ratios the README quotes.")] = False,
+    update: Annotated[bool, typer.Option("--update", help="Whole updates too (slow for large networks).")] = False,
+    chains: Annotated[
+        int | None, typer.Option("--chains", metavar="N", min=1, help="Chains at once.", show_default="the recipe's")
+    ] = None,
+    rounds: Annotated[int, typer.Option("--rounds", metavar="N", min=1, help="Interleaved rounds.")] = 9,
+    device: options.Device = "auto",
+    backend: options.Backend = "auto",
+    threads: options.Threads = None,
+    json: options.Json = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Time a Langevin step of each backend against the plain eager loop.
+
+    Ratios are medians over interleaved rounds in one process. The share is of the fastest matrix
+    product or convolution measured in the same run, counted as direct convolutions.
+    """
+    import torch
+
+    from ebmcli import bench as measure
+    from ebmcli import device as devices
+
+    output = Output(json=json, quiet=quiet)
+    torch.set_num_threads(threads or torch.get_num_threads())
+    place = devices.pick(device)
+    cases = list(measure.SUITE) if suite else [_case(what)]
+    if chains:
+        cases = [c._replace(chains=chains) for c in cases]
+    only = None if backend == "auto" else backend
+    found: list[dict[str, Any]] = []
+    whole: list[dict[str, Any]] = []
+    with output.progress("timing", len(cases), unit="networks", every=30.0) as bar:
+        for case in cases:
+            found += [{"chains": case.chains, **r._asdict()} for r in measure.bench(case, place, rounds, only)]
+            if update:
+                timed = measure.updates(case, place, max(3, rounds // 2), only)
+                whole += [
+                    {"case": case.name, "steps": case.steps, "backend": name, "update": figure, "ratio": ratio}
+                    for name, (figure, ratio) in timed.items()
+                ]
+            bar.update()
+    output.table([_row(r) for r in found], HEADER)
+    if whole:
+        output.table(
+            [(r["case"], r["steps"], r["backend"], _ms(r["update"]), f"{r['ratio']:.2f}") for r in whole],
+            ("whole update", "steps", "backend", "ms (quartiles)", "ratio"),
+        )
+    limits = measure.limit(place)
+    noise = measure.noise_share(cases[0], place)
+    output.say(
+        f"{torch.get_num_threads()} threads on {place}; "
+        + ", ".join(f"{name} {rate:.0f} GFLOP/s" for name, rate in limits.items())
+        + f"; noise of one step {noise * 1e3:.3g} ms"
+    )
+    output.result(
+        {
+            "device": str(place),
+            "threads": torch.get_num_threads(),
+            "torch": torch.__version__,
+            "limits_gflops": limits,
+            "noise_seconds": noise,
+            "steps": found,
+            "updates": whole,
+        }
+    )
+
+
+HEADER = (
+    "network",
+    "chains",
+    "backend",
+    "ms a step (quartiles)",
+    "ratio",
+    "share",
+    "updates/h",
+    "error",
+    "drift 50% / 99%",
+)
+
+
+def _ms(figure: Any) -> str:
+    return f"{figure.median * 1e3:.3g} ({figure.first * 1e3:.3g}–{figure.third * 1e3:.3g})"
+
+
+def _row(r: dict[str, Any]) -> tuple[str, ...]:
+    plain = r["backend"] == "eager"
+    return (
+        r["case"],
+        str(r["chains"]),
+        r["backend"],
+        _ms(r["step"]),
+        f"{r['ratio']:.2f}",
+        f"{r['share']:.0%}",
+        "" if plain else f"{r['updates_per_hour']:,.0f}",
+        "" if plain else f"{r['error']:.0e}",
+        "" if plain else f"{r['drift_median']:.0e} / {r['drift_99']:.0e}",
+    )
+
+
+def _case(what: str | None) -> Case:
+    """The network, size, chains and steps of a recipe, or of a model."""
+    from ebmcli import models, recipe
+    from ebmcli.bench import Case
+    from ebmcli.learning import network_arguments, shape
+
+    if what is not None and what not in models.bundled() and not models.is_model(what):
+        r = recipe.load(what)
+        arguments = network_arguments(r)
+        return Case(what, r.potential.network, shape(r), arguments, r.train.negatives, r.mcmc.steps, r.mcmc.step_size)
+    config = models.load(what).config
+    return Case(config.name, config.network, config.shape, config.arguments, 64, config.steps, config.step_size)

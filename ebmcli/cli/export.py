@@ -1,0 +1,35 @@
+"""`ebm export`: a run's model as a folder that stands alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ebmcli.cli import options
+from ebmcli.cli.output import Output
+
+
+def export(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="A run, one of its checkpoints, or any model.")],
+    out: Annotated[Path, typer.Argument(metavar="FOLDER", help="Where to; it must be new or empty.")],
+    name: Annotated[
+        str | None,
+        typer.Option("--name", metavar="NAME", help="What the model is called.", show_default="the folder's name"),
+    ] = None,
+    trust_code: options.TrustCode = False,
+    json: options.Json = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Write a model as a folder: weights, settings, recipe, card, picture, summary of its metrics.
+
+    RUN/checkpoints/005000 names an earlier moment of a run than its newest.
+    """
+    from ebmcli import models
+    from ebmcli.card import export as write
+
+    output = Output(json=json, quiet=quiet)
+    written = write(models.find(model), out, name or out.name, trust_code)
+    output.say(f"{out}: {written.config.name}, update {written.config.updates:,}, picture in {out / 'samples.png'}")
+    output.result({"out": out, "sha256": written.digest, **written.config.model_dump(mode="json")})

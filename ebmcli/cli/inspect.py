@@ -1,0 +1,74 @@
+"""`ebm inspect`: what a model, a run or a picture of ours is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ebmcli.cli import options
+from ebmcli.cli.output import Output
+
+PICTURES = (".png", ".npz")
+
+
+def inspect(
+    what: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="MODEL|FILE", help="A model, a run, or a PNG or npz written by ebm.", show_default=False
+        ),
+    ] = None,
+    energy_scale: Annotated[
+        float | None,
+        typer.Option("--energy-scale", metavar="S", help="For a file that does not say it.", show_default=False),
+    ] = None,
+    trust_code: options.TrustCode = False,
+    json: options.Json = False,
+) -> None:
+    """Say what a model, a run or a picture of ours is."""
+    output = Output(json=json)
+    facts = _picture(Path(what)) if what and what.lower().endswith(PICTURES) else _model(what, energy_scale, trust_code)
+    output.table([(key, _text(value)) for key, value in _flat(facts)])
+    output.result(facts)
+
+
+def _picture(path: Path) -> dict[str, Any]:
+    from ebmcli.media import read_metadata
+
+    return read_metadata(path)
+
+
+def _model(what: str | None, energy_scale: float | None, trusted: bool) -> dict[str, Any]:
+    from ebmcli import models
+    from ebmcli.run import Run
+
+    file = models.find(what)
+    is_run = (file.parent / "run.json").is_file()
+    loaded = models.load(what, energy_scale=energy_scale, trusted=trusted)
+    parameters = sum(p.numel() for p in loaded.potential.parameters())
+    facts = {
+        "model": what or models.default(),
+        **loaded.config.model_dump(mode="json"),
+        "parameters": parameters,
+        "bank_states": 0 if loaded.bank is None else len(loaded.bank),
+        "sha256": loaded.digest,
+    }
+    if is_run:
+        run = Run.open(file.parent)
+        facts["run"] = {**run.facts, "newest_metrics": list(run.metrics())[-1:]}
+    return facts
+
+
+def _flat(facts: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+    rows: list[tuple[str, Any]] = []
+    for key, value in facts.items():
+        rows += _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else [(prefix + key, value)]
+    return rows
+
+
+def _text(value: Any) -> str:
+    if value is None:
+        return "-"
+    return f"{value:g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,92 @@
+"""Options that several commands share, so that each means the same everywhere.
+
+Use them as annotations: `def sample(model: Model = None, seed: Seed = 0, json: Json = False) -> None`.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def check_device(value: str) -> str:
+    """Accept auto, cpu, cuda, cuda:i and mps; whether the device is there is seen when it is used."""
+    if re.fullmatch(r"auto|cpu|cuda(:\d+)?|mps", value):
+        return value
+    raise typer.BadParameter(f"{value!r} is not one of auto, cpu, cuda, cuda:0, cuda:1, …, mps")
+
+
+Model = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="MODEL",
+        envvar="EBM_MODEL",
+        help="A bundled name, else a folder, file or run, else user/repo[@revision] on the Hub. "
+        "Left out: the bundled default.",
+        show_default=False,
+    ),
+]
+Out = Annotated[
+    Path | None,
+    typer.Option("--out", "-o", metavar="PATH", help="Where the result goes.", show_default=False),
+]
+Seed = Annotated[
+    int,
+    typer.Option("--seed", metavar="N", min=0, max=2**63 - 1, help="Random numbers: the same seed, the same result."),
+]
+Device = Annotated[
+    str,
+    typer.Option("--device", metavar="DEVICE", callback=check_device, help="auto, cpu, cuda[:i] or mps."),
+]
+Threads = Annotated[
+    int | None,
+    typer.Option("--threads", metavar="N", min=1, help="CPU threads.", show_default="all cores"),
+]
+Data = Annotated[
+    str | None,
+    typer.Option(
+        "--data",
+        metavar="DATA",
+        help="Local files instead of the recipe's data (image folder, IDX, npz, npy), or a bundled set.",
+        show_default=False,
+    ),
+]
+Steps = Annotated[
+    int | None,
+    typer.Option("--steps", metavar="N", min=0, help="Langevin steps.", show_default="the model's own"),
+]
+Count = Annotated[int, typer.Option("--count", "-n", metavar="N", min=1, help="How many.")]
+BatchSize = Annotated[
+    int | None,
+    typer.Option(
+        "--batch-size",
+        metavar="N",
+        min=1,
+        help="How many at once; changes memory, not the result.",
+        show_default="by size",
+    ),
+]
+Set = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Override a recipe's value, e.g. train.updates=100. Repeatable.",
+        show_default=False,
+    ),
+]
+Json = Annotated[bool, typer.Option("--json", help="The result as JSON on stdout.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Warnings and errors only.")]
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="More on stderr.")]
+Force = Annotated[bool, typer.Option("--force", "-f", help="Replace what is there.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.")]
+TrustCode = Annotated[
+    bool,
+    typer.Option("--trust-code", help="Import the code that the model names as its network (package.module:factory)."),
+]
+Backend = Annotated[
+    str, typer.Option("--backend", metavar="NAME", help="Who computes gradients: auto, native or generic.")
+]

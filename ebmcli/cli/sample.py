@@ -1,0 +1,237 @@
+"""`ebm sample`: draw samples from a model and write a picture, an array or a folder."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ebmcli.cli import options
+from ebmcli.cli.output import Output
+from ebmcli.errors import UsageError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ebmcli.checkpoint import Checkpoint
+    from ebmcli.sampling import SampleSettings
+
+MOMENTS = 10
+"""Columns of a trace after the start."""
+FAR = 10.0
+"""A pixel beyond this has left the data's range, [-1, 1], and noise about it: the step is too long."""
+ROWS = 8
+"""Chains that a trace shows."""
+
+
+class Format(StrEnum):
+    """What is written."""
+
+    grid = "grid"
+    npz = "npz"
+    folder = "folder"
+
+
+SUFFIX = {Format.grid: ".png", Format.npz: ".npz", Format.folder: ""}
+
+
+def sample(
+    model: options.Model = None,
+    from_: Annotated[
+        str | None,
+        typer.Option(
+            "--from",
+            metavar="START",
+            help="noise, data, bank, or a path to images. Left out: the bank if the model keeps one, else noise.",
+            show_default=False,
+        ),
+    ] = None,
+    steps: options.Steps = None,
+    count: options.Count = 64,
+    seed: options.Seed = 0,
+    step_size: Annotated[
+        float | None,
+        typer.Option("--step-size", metavar="E", min=0.0, help="ε, pixel units.", show_default="the model's own"),
+    ] = None,
+    noise: Annotated[
+        float | None,
+        typer.Option("--noise", metavar="T", min=0.0, help="τ: 1, or 0 for descent.", show_default="the model's own"),
+    ] = None,
+    temperature: Annotated[
+        float | None,
+        typer.Option(
+            "--temperature", metavar="T", min=1e-9, help="U is divided by it.", show_default="the model's own"
+        ),
+    ] = None,
+    data: options.Data = None,
+    trace: Annotated[
+        bool, typer.Option("--trace", help="Show the first chains over time, one a row, start at the left.")
+    ] = False,
+    format_: Annotated[Format, typer.Option("--format", help="A grid (PNG), an array, or a PNG each.")] = Format.grid,
+    out: options.Out = None,
+    weights: Annotated[
+        str,
+        typer.Option("--weights", metavar="WHICH", help="default, or last: of a run that averages its weights."),
+    ] = "default",
+    energy_scale: Annotated[
+        float | None,
+        typer.Option("--energy-scale", metavar="S", help="For a file that does not say it.", show_default=False),
+    ] = None,
+    trust_code: options.TrustCode = False,
+    batch_size: options.BatchSize = None,
+    device: options.Device = "auto",
+    backend: options.Backend = "auto",
+    threads: options.Threads = None,
+    force: options.Force = False,
+    json: options.Json = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Draw samples from a learned energy by Langevin dynamics.
+
+    Everything is the model's own unless told otherwise. The same seed gives the same bytes, for any
+    batch size and number of threads.
+    """
+    output = Output(json=json, quiet=quiet)
+    if weights not in ("default", "last"):
+        raise UsageError(f"--weights {weights!r} is not known", "use default or last")
+    if trace and format_ is not Format.grid:
+        raise UsageError(f"--trace makes a picture, --format {format_} does not", "leave out --format")
+
+    import torch
+
+    from ebmcli import device as devices
+    from ebmcli import models
+    from ebmcli.sampling import SampleSettings, metadata
+
+    torch.set_num_threads(threads or torch.get_num_threads())
+    loaded = models.load(
+        model,
+        device=devices.pick(device),
+        backend=backend,
+        energy_scale=energy_scale,
+        weights=weights,
+        trusted=trust_code,
+    )
+    settings = SampleSettings.of(
+        loaded,
+        start=from_,
+        steps=steps,
+        count=count,
+        seed=seed,
+        step_size=step_size,
+        noise=noise,
+        temperature=temperature,
+        data=data,
+    )
+    name = model or models.default()
+    target = out or Path(f"{_label(name)}-seed{seed}{SUFFIX[format_]}")
+    _refuse_foreign(target, format_, force)
+    x, energy, history = _run(loaded, settings, batch_size or 256, trace, output)
+    _write(x, history, target, format_, metadata(loaded, settings), force)
+
+    start = settings.start if settings.start in ("noise", "data", "bank") else "files"
+    output.say(
+        f"{name}: {count} chains from {start}, {settings.steps} steps, ε {settings.step_size:g}, "
+        f"τ {settings.noise:g}, T {settings.temperature:g}, seed {seed}, "
+        f"{loaded.config.weights} weights of update {loaded.config.updates:,}, "
+        f"backend {loaded.potential.backend.name}: {target}"
+    )
+    largest = float(x.abs().max())
+    if largest > FAR:
+        output.warn(
+            f"chains went far from the data's range: largest |pixel| {largest:.3g}; "
+            f"the model was trained with step size {loaded.config.step_size:g}"
+        )
+    if loaded.potential.backend.note:
+        output.warn(loaded.potential.backend.note)
+    output.result(
+        {
+            "out": target,
+            "model": name,
+            "energy_mean": energy.mean().item(),
+            "energy_sd": energy.std().item() if count > 1 else 0.0,
+            "backend": loaded.potential.backend.name,
+            **metadata(loaded, settings),
+        }
+    )
+
+
+def _label(name: str) -> str:
+    """What files made from a model are called, where the user does not say: by its run, folder or file."""
+    path = Path(name)
+    if not path.exists():
+        return path.name
+    path = path.resolve()
+    return path.name if path.is_dir() else path.parent.name if path.name == "model.safetensors" else path.stem
+
+
+def _refuse_foreign(target: Path, format_: Format, force: bool) -> None:
+    """Samples may replace samples; anything else that lies there needs --force. Said before sampling."""
+    from ebmcli.errors import EBMError
+    from ebmcli.media import read_metadata
+
+    if format_ is Format.folder:
+        if target.is_dir() and any(target.iterdir()) and not force:
+            raise EBMError(f"{target} is not empty", "give another --out, or --force")
+        return
+    if target.suffix.lower() != SUFFIX[format_]:
+        raise UsageError(
+            f"--out {target} does not end in {SUFFIX[format_]}, which is what --format {format_} writes",
+            f"give a name such as {target.with_suffix(SUFFIX[format_]).name}",
+        )
+    if target.is_dir():
+        raise EBMError(f"{target} is a folder, not a file", "give a file name in --out")
+    if force or not target.exists():
+        return
+    try:
+        read_metadata(target)
+    except EBMError as error:
+        raise EBMError(f"{target} exists and was not written by ebm", "give another --out, or --force") from error
+
+
+def _run(
+    model: Checkpoint, settings: SampleSettings, batch_size: int, trace: bool, output: Output
+) -> tuple[Tensor, Tensor, list[Tensor]]:
+    """Samples, energies, and for a trace the first chains at some moments."""
+    import torch
+
+    from ebmcli.sampling import batches
+
+    x = torch.empty(settings.count, *model.config.shape)
+    energy = torch.empty(settings.count)
+    moments = {round(settings.steps * i / MOMENTS) for i in range(MOMENTS + 1)} if trace else set()
+    history = {m: torch.empty(min(ROWS, settings.count), *model.config.shape) for m in sorted(moments)}
+    parts = -(-settings.count // batch_size)
+    with output.progress("sampling", settings.steps * parts, unit="steps", every=30.0) as bar:
+        done = 0
+        for progress in batches(model, settings, batch_size, moments):
+            state = progress.path.state
+            x[progress.chains], energy[progress.chains] = state.x.cpu(), state.energy.cpu()
+            if progress.step in history:
+                rows = progress.chains[progress.chains < ROWS]
+                history[progress.step][rows] = x[rows]
+            part = int(progress.chains[0]) // batch_size
+            done = part * settings.steps + progress.step
+            bar.update(done=done, U=float(state.energy.mean()))
+    return x, energy, list(history.values())
+
+
+def _write(x: Tensor, history: list[Tensor], target: Path, format_: Format, info: dict[str, Any], force: bool) -> None:
+    import torch
+
+    from ebmcli import media
+
+    if format_ is Format.npz:
+        media.save_npz(x, target, info)
+    elif format_ is Format.folder:
+        media.save_folder(x, target, info, force=force)
+    elif x.shape[1:] == (2, 1, 1):
+        media.save_png(media.scatter(x), target, info)
+    elif history:
+        frames = torch.stack(history, dim=1)
+        picture = media.grid(frames.flatten(0, 1), columns=frames.shape[1])
+        media.save_png(picture, target, {**info, "trace": True})
+    else:
+        media.save_png(media.grid(x), target, info)

@@ -1,0 +1,274 @@
+"""`ebm train`: learn an energy, in a run folder that survives any end."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ebmcli.cli import options
+from ebmcli.cli.output import Output
+from ebmcli.errors import DivergedError, EBMError, Exit, UsageError
+
+if TYPE_CHECKING:
+    from ebmcli.learning import Learning
+    from ebmcli.recipe import Recipe
+    from ebmcli.run import Run
+
+TIMED_UPDATES = 20
+BUDGET = 120.0
+"""Seconds a dry run spends on timing at most."""
+
+
+def train(
+    recipe: Annotated[
+        str | None,
+        typer.Argument(metavar="[RECIPE]", help="A recipe's name or path.", show_default=False),
+    ] = None,
+    resume: Annotated[
+        Path | None,
+        typer.Option("--resume", metavar="RUN", help="Go on with a run, bit for bit.", show_default=False),
+    ] = None,
+    data: options.Data = None,
+    set_: options.Set = None,
+    out: options.Out = None,
+    device: options.Device = "auto",
+    backend: options.Backend = "auto",
+    threads: options.Threads = None,
+    dry_run: options.DryRun = False,
+    json: options.Json = False,
+    quiet: options.Quiet = False,
+    verbose: options.Verbose = False,
+) -> None:
+    """Learn an energy from images or 2-D points (Algorithm 1).
+
+    Writes a run folder (runs/RECIPE unless --out says otherwise) with metrics, sample grids and
+    checkpoints. Ctrl-C saves a checkpoint first. A run that ended in any way goes on with --resume.
+    """
+    output = Output(json=json, quiet=quiet, verbose=verbose)
+    if (recipe is None) == (resume is None):
+        raise UsageError("give a RECIPE, or --resume RUN", "ebm recipe list shows the recipes")
+    for option, given in (("--out", out is not None), ("--dry-run", dry_run)):
+        if resume is not None and given:
+            raise UsageError(f"{option} is for a new run, not for --resume", "a run goes on in its own folder")
+    run: Run | None = None
+    folder = Path()
+    if resume is not None:
+        settings, run, facts = _reopen(resume, set_, data, device, backend)
+        threads = threads or facts.get("threads")
+    else:
+        settings, folder, facts = _begin(str(recipe), out, set_, data, device, backend)
+
+    import torch
+
+    from ebmcli.run import Run
+
+    torch.set_num_threads(threads or torch.get_num_threads())
+    learning = _prepare(settings, run, facts, output)
+    if dry_run:
+        _estimate(learning, output)
+        return
+    if run is None:
+        # Only now: what is wrong with recipe, data or device has been said, and leaves no folder behind.
+        run = learning.folder = Run.create(folder, settings.dumps(), facts)
+        run.lock()
+    _learn(learning, run, output)
+
+
+def _begin(
+    address: str,
+    out: Path | None,
+    overrides: list[str] | None,
+    data: str | None,
+    device: str,
+    backend: str,
+) -> tuple[Recipe, Path, dict[str, Any]]:
+    from ebmcli import __version__
+    from ebmcli.recipe import load
+    from ebmcli.run import Run, new_folder
+
+    settings = load(address, overrides or ())
+    folder = out or new_folder(settings.recipe.name)
+    Run.check_new(folder)
+    facts = {
+        "recipe": settings.recipe.name,
+        "recipe_hash": settings.hash(),
+        "seed": settings.train.seed,
+        "data_path": _absolute(data or settings.data.source) or data,
+        "device": device,
+        "backend_requested": backend,
+        "ebmcli": __version__,
+    }
+    return settings, folder, facts
+
+
+def _absolute(source: str) -> str | None:
+    """The full path of files on this machine, so that a run can go on from another folder; None of a name."""
+    from ebmcli.data.bundled import bundled
+    from ebmcli.data.toys import TOYS
+
+    path = Path(source).expanduser()
+    is_name = source in bundled() or source in TOYS
+    return None if is_name or not path.exists() else str(path.resolve())
+
+
+def _reopen(
+    folder: Path, overrides: list[str] | None, data: str | None, device: str, backend: str
+) -> tuple[Recipe, Run, dict[str, Any]]:
+    """A begun run; only how long it learns and what it logs may be set anew."""
+    from ebmcli.checkpoint import write_atomic
+    from ebmcli.recipe import load
+    from ebmcli.run import Run
+
+    run = Run.open(folder)
+    run.lock()
+    for item in overrides or ():
+        key = item.partition("=")[0].strip()
+        if key != "train.updates" and not key.startswith("log."):
+            raise UsageError(
+                f"--set {item}: a resumed run keeps its settings",
+                "only train.updates and log.* can be set anew",
+            )
+    settings = load(run.recipe_path, overrides or ())
+    if overrides:
+        write_atomic(run.recipe_path, settings.dumps())
+    facts = run.facts
+    if data is not None:
+        facts["data_path"] = _absolute(data) or data
+    if device != "auto":
+        facts["device"] = device
+    if backend != "auto":
+        facts["backend_requested"] = backend
+    return settings, run, facts
+
+
+def _prepare(settings: Recipe, run: Run | None, facts: dict[str, Any], output: Output) -> Learning:
+    """Data, network and engine; a `run` that was begun goes on. What was found is added to `facts`."""
+    import torch
+
+    from ebmcli import device as devices
+    from ebmcli.checkpoint import versions
+    from ebmcli.data.training import open_data
+    from ebmcli.learning import Learning
+
+    with output.counter("reading images") as progress:
+        positives = open_data(settings.data, facts["data_path"], progress)
+    for note in getattr(getattr(positives, "set", None), "notes", ()):
+        output.detail(note)
+    skipped = getattr(getattr(positives, "set", None), "skipped", ())
+    if skipped:
+        names = ", ".join(skipped[:3]) + (" …" if len(skipped) > 3 else "")
+        output.warn(f"images that cannot be read are left out ({len(skipped)}): {names}")
+    place = devices.pick(facts["device"])
+    learning = Learning(settings, positives, run, place, facts["backend_requested"])
+    now = {
+        "data": positives.name,
+        "data_identity": positives.identity,
+        "threads": torch.get_num_threads(),
+        "device_used": str(place),
+        "backend": learning.potential.backend.name,
+        "torch": versions()["torch"],
+    }
+    if run is not None:
+        if facts.get("data_identity") not in (None, now["data_identity"]):
+            raise EBMError(f"these are not the images that {run.folder} learned from", "give the same ones with --data")
+        for key in ("threads", "device_used", "backend", "torch"):
+            if facts.get(key) not in (None, now[key]):
+                name = key.partition("_")[0]
+                output.warn(f"{name} was {facts[key]} and is {now[key]}: the run goes on, but not bit for bit")
+        update = learning.resume()
+        run.write_facts(facts | now)
+        if update < settings.train.updates:
+            output.say(f"{run.folder}: goes on after update {update}")
+        else:
+            output.say(f"{run.folder}: all {update} updates are done; --set train.updates=N learns on")
+    facts |= now
+    if learning.potential.backend.note:
+        output.warn(learning.potential.backend.note)
+    output.say(
+        f"{settings.recipe.name} ({settings.recipe.regime}) on {positives.name}, "
+        f"{settings.data.image_size}×{settings.data.image_size}×{settings.data.channels}, "
+        f"network {settings.potential.network} of width {settings.potential.width}, "
+        f"{place}, backend {now['backend']}, {now['threads']} threads"
+    )
+    return learning
+
+
+def _learn(learning: Learning, run: Run, output: Output) -> None:
+    total = learning.recipe.train.updates
+    asked: list[int] = []
+    learning.stop = lambda: bool(asked)
+
+    def ask(number: int, _: object) -> None:
+        if asked:  # a second Ctrl-C does not wait for the update's end: checkpoints are whole at any moment
+            raise KeyboardInterrupt
+        asked.append(number)
+
+    before = {s: signal.signal(s, ask) for s in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        with output.progress("learning", total, unit="updates", start=learning.trainer.update, every=60.0) as bar:
+            for event in learning.events():
+                r = event.record
+                bar.update(done=r.update, d=r.energy_difference, r=r.displacement)
+                if event.picture is not None:
+                    output.detail(f"update {r.update}: {event.picture}")
+    except DivergedError as error:
+        kept = ", ".join(saved.folder.name for saved in run.checkpoints())
+        error.hint += f"; the last sound state is saved, with earlier ones: {run.folder}/checkpoints ({kept})"
+        raise
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    done = learning.trainer.update
+    if asked and done < total:
+        raise EBMError(
+            f"interrupted: update {done} of {total} is saved",
+            f"go on with ebm train --resume {run.folder}",
+            code=Exit.INTERRUPTED,
+        )
+    samples = run.picture(done) if run.picture(done).is_file() else None
+    output.say(f"{run.folder}: {done} updates" + (f"; samples in {samples}" if samples else ""))
+    output.say(f"next: ebm sample {run.folder}")
+    output.result({"run": run.folder, "updates": done, "samples": samples})
+
+
+def _estimate(learning: Learning, output: Output) -> None:
+    """What a run would cost, from a few timed updates that are thrown away."""
+    import resource
+
+    recipe = learning.recipe
+    seconds: list[float] = []
+    began = time.monotonic()
+    with output.progress("timing", TIMED_UPDATES, unit="updates") as bar:
+        for record in learning.trainer.updates(TIMED_UPDATES):
+            seconds.append(record.seconds)
+            bar.update()
+            if time.monotonic() - began > BUDGET:
+                break
+    typical = sorted(seconds)[len(seconds) // 2]
+    hours = typical * recipe.train.updates / 3600
+    weights = sum(p.numel() for p in learning.trainer.parameters) * 4
+    state = sum(t.numel() * t.element_size() for t in learning.trainer.state().values())
+    log = recipe.log
+    disk = (weights * 3 + state) * (log.keep_last + 1) + 400 * recipe.train.updates / log.metrics_every
+    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if os.uname().sysname == "Darwin" else 1024)
+    output.say(
+        f"{recipe.train.updates:,} updates of {recipe.mcmc.steps} steps on {recipe.train.negatives} chains: "
+        f"{typical:.3g} s an update, {hours:.2g} hours ({len(seconds)} updates timed); "
+        f"memory {memory / 2**20:.0f} MiB, disk about {disk / 2**20:.0f} MiB; nothing was written"
+    )
+    output.result(
+        {
+            "recipe": recipe.recipe.name,
+            "seconds_per_update": typical,
+            "timed_updates": len(seconds),
+            "hours": hours,
+            "memory_bytes": memory,
+            "disk_bytes": disk,
+            "backend": learning.potential.backend.name,
+        }
+    )

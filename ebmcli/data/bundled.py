@@ -1,0 +1,67 @@
+"""Data sets inside the package, and how a name or path becomes a path."""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass
+from pathlib import Path
+
+from ebmcli.data.toys import TOYS
+from ebmcli.errors import EBMError
+
+_ASSETS = Path(__file__).resolve().parent.parent / "assets" / "data"
+
+
+@dataclass(frozen=True)
+class Bundled:
+    """One data set inside the package.
+
+    Attributes:
+        name: what recipes and `--data` call it.
+        about: one line on where the images are from.
+        licence: SPDX identifier; the text is `path / "LICENSE"`.
+        count: number of images.
+        shape: (c, h, w) of an image.
+    """
+
+    name: str
+    about: str
+    licence: str
+    count: int
+    shape: tuple[int, int, int]
+
+    @property
+    def path(self) -> Path:
+        """Folder of the files."""
+        return _ASSETS / self.name
+
+
+_BUNDLED = (
+    Bundled("mnist-10k", "10,000 training digits of MNIST, shuffled", "MIT", 10_000, (1, 28, 28)),
+    Bundled("fashion-1k", "first 1,000 training images of Fashion-MNIST", "MIT", 1_000, (1, 28, 28)),
+    Bundled("emoji-1k", "1,000 colour emoji of Noto Color Emoji on white", "OFL-1.1", 1_000, (3, 32, 32)),
+)
+
+
+def bundled() -> dict[str, Bundled]:
+    """The data sets inside the package, by name."""
+    return {entry.name: entry for entry in _BUNDLED}
+
+
+def resolve(source: str | Path) -> Path:
+    """The file or folder `source` means: the name of a bundled set, else an existing path (`~` expanded).
+
+    Raises:
+        EBMError: it is neither; the hint names the nearest bundled set and all there are.
+    """
+    name, sets = str(source), bundled()
+    if name in sets:
+        return sets[name].path
+    path = Path(source).expanduser()
+    if path.exists():
+        return path
+    if name in TOYS:
+        raise EBMError(f"{name} is a toy density, not a set of images", "toys are loaded with load_toy")
+    near = difflib.get_close_matches(name, sets, n=1)
+    guess = f"did you mean {near[0]}? " if near else "check the path; "
+    raise EBMError(f"no data at {name}: no such file or folder", f"{guess}bundled sets: {', '.join(sets)}")

@@ -1,0 +1,120 @@
+"""`load`: any data set as uint8 images in a memory map, decoded once and kept in the user's cache."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ebmcli.data import cache
+from ebmcli.data.bundled import bundled, resolve
+from ebmcli.data.decode import Form, decode
+from ebmcli.data.readers import open_source
+from ebmcli.errors import EBMError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from torch import Tensor
+
+_FORMAT = 1  # raise it when the same files would be decoded to other pixels
+
+
+@dataclass(frozen=True, eq=False)
+class ImageSet:
+    """Images of one size, kept as uint8.
+
+    Attributes:
+        pixels: uint8 `[n c h w]`, read-only: a memory map of the cached file, or in memory without a cache.
+        name: the bundled set's name, else the folder's or file's (no path).
+        identity: 16 hex digits, a hash of the images as stored; the same wherever the files lie.
+        skipped: names of the images that could not be decoded.
+        notes: what was recognised, assumed and done, one line each, for the user.
+    """
+
+    pixels: np.ndarray
+    name: str
+    identity: str
+    skipped: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return int(self.pixels.shape[0])
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(c, h, w) of an image."""
+        c, h, w = self.pixels.shape[1:]
+        return (int(c), int(h), int(w))
+
+    def images(self, index: Tensor | np.ndarray | Sequence[int] | slice) -> Tensor:
+        """The images at `index` as float32 `[n c h w]` in [-1, 1]: pixel / 127.5 - 1."""
+        import numpy as np
+        import torch
+
+        where = index if isinstance(index, slice) else np.asarray(index)
+        block = np.array(self.pixels[where])
+        return torch.from_numpy(block).float().div_(127.5).sub_(1)
+
+
+def load(
+    source: str | Path,
+    *,
+    image_size: int,
+    channels: int,
+    crop: int | None = None,
+    split: str = "train",
+    limit: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> ImageSet:
+    """Load a bundled set, a file or a folder, whatever its layout, as squares of one size.
+
+    The first load decodes on all cores into the cache folder; later ones map that file, as long as the
+    names, sizes and times of the files stay (of one small file: its content).
+
+    Args:
+        source: name of a bundled set, else a path: IDX (.gz or not), `.npz`, `.npy`, or a folder of these or
+            of jpg, png, webp and bmp files at any depth.
+        image_size: side of the square, px. The short side is brought to it and the centre kept.
+        channels: 1 (grey) or 3 (RGB).
+        crop: side, px, of a square cut from the centre before the resize (CelebA's faces: 140).
+        split: "train" or "test", where the files have both.
+        limit: use the first so many images only.
+        progress: called with (images done, images in all) while decoding; not at all when the cache has them.
+
+    Raises:
+        EBMError: no such data, an unknown layout, damaged files, mostly undecodable images, or a full disk.
+    """
+    form = Form(image_size, channels, crop)
+    if limit is not None and limit < 1:
+        raise EBMError(f"limit must be at least 1 image, received {limit}", "leave it out to use all images")
+    path = resolve(source)
+    name = str(source) if str(source) in bundled() else _name(path)
+    opened = open_source(path, split)
+    count = min(opened.count, limit or opened.count)
+    key = opened.key(_FORMAT, opened.layout, split, count, form.image_size, form.channels, form.crop)
+    kept = cache.find(key)
+    if kept:
+        array, meta = kept
+        return _image_set(array, name, meta)
+    with cache.writer(count, form.shape) as sink:
+        decoded = decode(opened, count, form, sink.append, progress)
+        meta = {
+            "identity": decoded.identity,
+            "skipped": list(decoded.skipped),
+            "notes": [f"{opened.layout}, {count:,} images: {form}", *opened.notes],
+        }
+        array = sink.finish(key, {"name": name, **meta})
+    if not sink.on_disk:
+        meta["notes"].append(f"decoded into memory: the cache folder {cache.folder()} cannot be written")
+    return _image_set(array, name, meta)
+
+
+def _image_set(array: np.ndarray, name: str, meta: dict[str, Any]) -> ImageSet:
+    return ImageSet(array, name, meta["identity"], tuple(meta["skipped"]), tuple(meta["notes"]))
+
+
+def _name(path: Path) -> str:
+    """A name without a path: the folder's, or the file's up to its first dot."""
+    path = path.resolve()
+    return path.name if path.is_dir() else path.name.split(".")[0]

@@ -1,0 +1,99 @@
+"""What a recipe's data section means: positives to draw from, whether images or a toy (floor 2)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ebmcli.data.bundled import bundled, resolve
+from ebmcli.data.images import ImageSet, load
+from ebmcli.data.toys import TOYS, Toy, load_toy
+from ebmcli.errors import EBMError
+
+if TYPE_CHECKING:
+    from ebmcli.recipe import DataSettings
+
+
+class ImageData:
+    """Draws images with replacement from a set; `flip` mirrors each left to right with probability 1/2."""
+
+    def __init__(self, images: ImageSet, flip: bool = False) -> None:
+        self.set = images
+        self.flip = flip
+        self.name = images.name
+        self.identity = images.identity
+        self.shape = images.shape
+
+    def draw(self, n: int, generator: np.random.Generator) -> Tensor:
+        """`n` images [n c h w] float32 in [-1, 1]."""
+        x = self.set.images(generator.integers(0, len(self.set), size=n))
+        if self.flip:
+            mirrored = torch.from_numpy(generator.random(n) < 0.5)
+            x[mirrored] = x[mirrored].flip(-1)
+        return x
+
+
+class ToyData:
+    """Draws fresh samples of a toy density."""
+
+    shape = (2, 1, 1)
+
+    def __init__(self, toy: Toy) -> None:
+        self.toy = toy
+        self.name = toy.name
+        self.identity = f"toy-{toy.name}"
+
+    def draw(self, n: int, generator: np.random.Generator) -> Tensor:
+        """`n` samples [n 2 1 1] float32."""
+        seed = int(generator.integers(0, 2**63 - 1))
+        return self.toy.sample(n, torch.Generator().manual_seed(seed))
+
+
+def locate(settings: DataSettings, path: str | None = None) -> str:
+    """Where a recipe's positives are: `path`, else its own source; said before anything is written.
+
+    Raises:
+        EBMError: there is nothing; the hint tells a recipe of a public set from a wrong path.
+    """
+    source = path or settings.source
+    if source in TOYS:
+        return source
+    try:
+        return str(resolve(source))
+    except EBMError as error:
+        if path is None:
+            error.message = f"this recipe's data, {source}, is not on this machine"
+            error.hint = f"give local files with --data PATH, or a set of the package: {', '.join(bundled())}"
+        raise
+
+
+def open_data(
+    settings: DataSettings, path: str | None = None, progress: Callable[[int, int], None] | None = None
+) -> ImageData | ToyData:
+    """The positives of a recipe.
+
+    Args:
+        settings: the recipe's data section.
+        path: local files (or a bundled set) to use instead of its source.
+        progress: called with (images done, images in all) while decoding.
+
+    Raises:
+        EBMError: as `load`.
+    """
+    source = path or settings.source
+    if source in TOYS:
+        return ToyData(load_toy(source))
+    locate(settings, path)
+    images = load(
+        source,
+        image_size=settings.image_size,
+        channels=settings.channels,
+        crop=settings.crop,
+        split=settings.split,
+        progress=progress,
+    )
+    return ImageData(images, settings.augment == "flip")

@@ -1,0 +1,263 @@
+"""From a recipe to a run that learns: builds the trainer, keeps the folder, goes on after any end (floor 2)."""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ebmcli import media
+from ebmcli.chains import Data, Purpose, Stream, noise_start
+from ebmcli.checkpoint import ModelConfig, versions
+from ebmcli.checkpoint import save as save_model
+from ebmcli.errors import DivergedError
+from ebmcli.networks import build
+from ebmcli.optimizers import OptimizerSettings, Phase
+from ebmcli.potential import Potential
+from ebmcli.run import Run, Saved
+from ebmcli.sampler import Langevin, run
+from ebmcli.trainer import MCMCSettings, Trainer, TrainSettings, UpdateRecord
+
+if TYPE_CHECKING:
+    from ebmcli.recipe import Recipe
+
+GRID = 64
+"""Images in a sample grid."""
+
+
+class Event(NamedTuple):
+    """One update, and what was written after it."""
+
+    record: UpdateRecord
+    picture: Path | None
+    saved: Saved | None
+
+
+def build_potential(recipe: Recipe, device: torch.device, backend: str = "auto") -> Potential:
+    """A new potential as the recipe says, with initial weights drawn from its seed."""
+    network = build(recipe.potential.network, shape(recipe), seed=recipe.train.seed, **network_arguments(recipe))
+    scale = recipe.energy_scale_value()
+    return Potential(network.to(device), shape(recipe), scale, recipe.mcmc.temperature, backend)
+
+
+def shape(recipe: Recipe) -> tuple[int, int, int]:
+    """(channels, height, width) of one state."""
+    return (recipe.data.channels, recipe.data.image_size, recipe.data.image_size)
+
+
+def network_arguments(recipe: Recipe) -> dict[str, Any]:
+    """Arguments of the recipe's network."""
+    arguments: dict[str, Any] = {"width": recipe.potential.width, "leak": recipe.potential.leak}
+    if recipe.potential.space_to_depth:
+        arguments["space_to_depth"] = True
+    return arguments
+
+
+def build_trainer(recipe: Recipe, potential: Potential, data: Data) -> Trainer:
+    """Algorithm 1 as the recipe says."""
+    mcmc, train, optimizer = recipe.mcmc, recipe.train, recipe.optimizer
+    return Trainer(
+        potential,
+        data,
+        MCMCSettings(
+            init=mcmc.init,
+            init_scale=mcmc.init_scale,
+            steps=mcmc.steps,
+            step_size=mcmc.step_size,
+            noise=mcmc.noise,
+            temperature=mcmc.temperature,
+            bank_size=mcmc.bank_size or 0,
+            bank_init=mcmc.bank_init,
+            rejuvenation=mcmc.rejuvenation,
+        ),
+        OptimizerSettings(
+            tuple(Phase(**phase._asdict()) for phase in optimizer.phases()),
+            optimizer.warmup,
+            optimizer.gradient_clip,
+        ),
+        TrainSettings(
+            positives=train.positives,
+            negatives=train.negatives,
+            seed=train.seed,
+            data_noise=recipe.data.noise_std,
+            ema=train.ema,
+        ),
+    )
+
+
+class Learning:
+    """A trainer and its run folder.
+
+    Args:
+        recipe: resolved.
+        data: positives; `name` and `identity` of it go into checkpoints.
+        folder: the run, new or begun; None learns without writing (a dry run).
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        data: Data,
+        folder: Run | None,
+        device: torch.device,
+        backend: str = "auto",
+    ) -> None:
+        self.recipe = recipe
+        self.data = data
+        self.folder = folder
+        self.device = device
+        self.potential = build_potential(recipe, device, backend)
+        self.trainer = build_trainer(recipe, self.potential, data)
+        self._sampler: Potential | None = None
+        self._saved_at = time.monotonic()
+        self.stop: Callable[[], bool] = lambda: False
+        """Asked after each update; True saves a checkpoint and ends the events."""
+
+    def resume(self) -> int:
+        """Continue from the newest checkpoint, or from the start if the run has none; returns its update."""
+        assert self.folder is not None
+        self.folder.tidy()
+        checkpoints = self.folder.checkpoints()
+        if checkpoints:
+            self.folder.finish(checkpoints[-1], self.recipe.log.keep_last)
+            state, progress = self.folder.load(checkpoints[-1])
+            prefix = "network."
+            weights = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
+            self.potential.network.load_state_dict(weights, strict=True)
+            self.trainer.load(state, progress["update"])
+        self.folder.cut_metrics(self.trainer.update)
+        return self.trainer.update
+
+    def events(self) -> Iterator[Event]:
+        """Learn until the recipe's number of updates is reached, writing what the recipe says on the way.
+
+        Raises:
+            DivergedError: after the last sound state has been saved.
+        """
+        log, total = self.recipe.log, self.recipe.train.updates
+        if self.folder is not None and not self.folder.checkpoints():
+            self.save()
+        try:
+            for record in self.trainer.updates(total):
+                u, last = record.update, record.update == total
+                picture = saved = None
+                # Asked once: a signal after this is seen after the next update, which is then saved.
+                stopping = self.stop()
+                if self.folder is not None:
+                    if u % log.metrics_every == 0 or last:
+                        self.folder.append(record._asdict())
+                    if log.samples_every and (u % log.samples_every == 0 or last):
+                        picture = self.draw(u)
+                    if self._due(u) or last or stopping:
+                        saved = self.save()
+                yield Event(record, picture, saved)
+                if stopping:
+                    return
+        except DivergedError:
+            # The last sound state is the one that the next update breaks: earlier ones stay beside it.
+            if self.folder is not None:
+                self.save(keep=self.recipe.log.keep_last + 1)
+            raise
+
+    def _due(self, update: int) -> bool:
+        log = self.recipe.log
+        by_count = bool(log.checkpoint_every) and update % log.checkpoint_every == 0
+        minutes = (time.monotonic() - self._saved_at) / 60
+        return by_count or bool(log.checkpoint_minutes and minutes >= log.checkpoint_minutes)
+
+    def save(self, keep: int | None = None) -> Saved:
+        """Write a checkpoint of this moment; `keep` numbered ones stay, as many as the recipe says if left out."""
+        assert self.folder is not None
+        trainer = self.trainer
+        last = self.potential.network.state_dict()
+        average = self._average_weights()
+        text = self.recipe.dumps()
+        model = self.folder.folder / ".model.tmp"
+        save_model(
+            model,
+            average or last,
+            self.config(),
+            bank=trainer.bank.states if trainer.bank else None,
+            recipe=text,
+            last=last if average else None,
+        )
+        state = trainer.state() | {f"network.{k}": v for k, v in last.items()}
+        progress = {"versions": versions(), "threads": torch.get_num_threads()}
+        self._saved_at = time.monotonic()
+        return self.folder.save(trainer.update, model, state, progress, keep or self.recipe.log.keep_last)
+
+    def config(self) -> ModelConfig:
+        """The settings that travel with the weights."""
+        r = self.recipe
+        return ModelConfig(
+            name=r.recipe.name,
+            network=r.potential.network,
+            arguments=network_arguments(r),
+            image_size=r.data.image_size,
+            channels=r.data.channels,
+            energy_scale=self.potential.energy_scale,
+            temperature=r.mcmc.temperature,
+            step_size=r.mcmc.step_size,
+            noise=r.mcmc.noise,
+            steps=r.mcmc.steps,
+            init=r.mcmc.init,
+            init_scale=r.mcmc.init_scale,
+            data_noise=r.data.noise_std,
+            regime=r.recipe.regime,
+            updates=self.trainer.update,
+            weights="average" if r.train.ema else "last",
+            data=getattr(self.data, "name", ""),
+            data_identity=getattr(self.data, "identity", ""),
+            crop=r.data.crop,
+            recipe_hash=r.hash(),
+            versions=versions(),
+        )
+
+    def _average_weights(self) -> dict[str, Tensor] | None:
+        if not self.trainer.average:
+            return None
+        names = [n for n, p in self.potential.network.named_parameters() if p.requires_grad]
+        averaged = dict(zip(names, self.trainer.average, strict=True))
+        return {**self.potential.network.state_dict(), **averaged}
+
+    def samples(self) -> Tensor:
+        """The grid's states [64 c h w]: the bank's first, or L steps from the noise of seed 0.
+
+        The averaged weights are used where the recipe averages, as in the model that is saved.
+        """
+        trainer = self.trainer
+        if trainer.bank is not None:
+            return trainer.bank.states[:GRID]
+        mcmc = trainer.mcmc
+        potential = self._sampling_potential()
+        chains = torch.arange(GRID, device=self.device)
+        init = mcmc.init if mcmc.init != "data" else "uniform"
+        x = noise_start(init, Stream(0, Purpose.START), chains.cpu(), potential.shape, mcmc.init_scale)
+        kernel = Langevin(potential, mcmc.step_size, mcmc.noise, mcmc.temperature)
+        state = kernel.init(x.to(self.device), Stream(0, Purpose.MCMC), chains)
+        return run(kernel, state, mcmc.steps).state.x
+
+    def _sampling_potential(self) -> Potential:
+        average = self._average_weights()
+        if average is None:
+            return self.potential
+        if self._sampler is None:
+            p = self.potential
+            network = copy.deepcopy(p.network)
+            self._sampler = Potential(network, p.shape, p.energy_scale, p.temperature, p.requested_backend)
+        with torch.no_grad():
+            for name, value in self._sampler.network.state_dict().items():
+                value.copy_(average[name])
+        return self._sampler
+
+    def draw(self, update: int) -> Path:
+        """Write the sample grid of this moment; returns where."""
+        assert self.folder is not None
+        x = self.samples()
+        picture = media.scatter(x) if x.shape[1:] == (2, 1, 1) else media.grid(x)
+        return media.save_png(picture, self.folder.picture(update))

@@ -1,0 +1,166 @@
+"""Pictures and arrays in files that say what made them, with the same bytes for the same content.
+
+Every file is written under a temporary name beside its place and then renamed. What made it (model, hash,
+seed, settings) is JSON with sorted keys: in a PNG as the text chunk `ebm`, in an npz as the array
+`metadata`. Neither holds a time or a path unless the caller puts one there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+import re
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+from PIL.PngImagePlugin import PngInfo
+
+from ebmcli.errors import EBMError
+from ebmcli.media.grid import to_uint8
+
+KEY = "ebm"
+"""Name of the PNG text chunk."""
+
+_NUMBERED = re.compile(r"\d{4,}\.png")
+
+
+def save_png(image: Image.Image, path: str | os.PathLike[str], metadata: Mapping[str, Any] | None = None) -> Path:
+    """Write a PNG, with `metadata` in it; returns its path.
+
+    Args:
+        image: the picture.
+        path: where to; folders on the way are made.
+        metadata: what made it, as JSON can hold it.
+    """
+    info = PngInfo()
+    if metadata is not None:
+        info.add_text(KEY, _json(metadata))  # ASCII, as tEXt wants it
+    memory = io.BytesIO()
+    image.save(memory, format="PNG", pnginfo=info, compress_level=6)
+    return _write(Path(path), memory.getvalue())
+
+
+def save_npz(images: Any, path: str | os.PathLike[str], metadata: Mapping[str, Any] | None = None) -> Path:
+    """Write images as uint8 `[n c h w]` (points as float32 `[n 2]`) under `images`, and `metadata`.
+
+    `numpy.load(path)` reads it; there is no pickle in it.
+    """
+    arrays = {"images": _array(images), "metadata": np.array(_json(metadata or {}))}
+    memory = io.BytesIO()
+    with zipfile.ZipFile(memory, "w", zipfile.ZIP_DEFLATED, compresslevel=6) as archive:
+        for name, array in arrays.items():
+            entry = zipfile.ZipInfo(f"{name}.npy", date_time=(1980, 1, 1, 0, 0, 0))
+            entry.compress_type = zipfile.ZIP_DEFLATED
+            entry.create_system = 3
+            entry.external_attr = 0o644 << 16
+            content = io.BytesIO()
+            np.lib.format.write_array(content, array, allow_pickle=False)
+            archive.writestr(entry, content.getvalue(), compresslevel=6)
+    return _write(Path(path), memory.getvalue())
+
+
+def save_folder(
+    images: Any,
+    folder: str | os.PathLike[str],
+    metadata: Mapping[str, Any] | None = None,
+    *,
+    force: bool = False,
+) -> list[Path]:
+    """Write one PNG an image, `0000.png` and on, unscaled, each with the metadata and its `index`.
+
+    Raises:
+        EBMError: the folder holds something already, and `force` is not given; with it, numbered
+            pictures are replaced and everything else stays.
+    """
+    folder = Path(folder)
+    if folder.exists() and not folder.is_dir():
+        raise EBMError(f"{folder} is a file, not a folder", "give another --out")
+    there = sorted(folder.iterdir()) if folder.exists() else []
+    if there and not force:
+        raise EBMError(f"{folder} is not empty: {len(there)} entries", "give another --out, or --force")
+    for old in there:
+        if _NUMBERED.fullmatch(old.name):
+            old.unlink()
+    array = to_uint8(images)
+    digits = max(4, len(str(len(array) - 1)))
+    paths = []
+    for index, image in enumerate(array):
+        pixels = image[0] if len(image) == 1 else image.transpose(1, 2, 0)
+        own = None if metadata is None else {**metadata, "index": index}
+        paths.append(save_png(Image.fromarray(pixels), folder / f"{index:0{digits}d}.png", own))
+    return paths
+
+
+def read_metadata(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """What a picture or npz of ours says about itself.
+
+    Raises:
+        EBMError: there is no such file, it is neither, or it says nothing.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise EBMError(f"no such file: {path}", "give a PNG or npz that ebm wrote")
+    text = _npz_text(path) if zipfile.is_zipfile(path) else _png_text(path)
+    try:
+        value = json.loads(text) if text is not None else None
+    except ValueError:
+        value = None
+    if not isinstance(value, dict):
+        raise EBMError(
+            f"{path} does not say what made it",
+            "only files that ebm wrote do, as long as no other program has saved them again",
+        )
+    return value
+
+
+def _png_text(path: Path) -> str | None:
+    try:
+        with Image.open(path) as image:
+            value = image.info.get(KEY)
+    except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        raise EBMError(f"{path} is not an image that can be read", "give a PNG or npz that ebm wrote") from None
+    return value if isinstance(value, str) else None
+
+
+def _npz_text(path: Path) -> str | None:
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            return str(arrays["metadata"][()]) if "metadata" in arrays else None
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile):
+        raise EBMError(f"{path} is not an npz file that can be read", "give a PNG or npz that ebm wrote") from None
+
+
+def _array(images: Any) -> np.ndarray:
+    """uint8 images, or float32 points."""
+    if hasattr(images, "detach"):
+        images = images.detach().cpu().numpy()
+    array = np.asarray(images)
+    if array.ndim == 2 or (array.ndim == 4 and array.shape[1:] == (2, 1, 1)):
+        return np.ascontiguousarray(array.reshape(len(array), -1), dtype=np.float32)
+    return np.ascontiguousarray(to_uint8(array))
+
+
+def _json(metadata: Mapping[str, Any]) -> str:
+    return json.dumps(dict(metadata), sort_keys=True, ensure_ascii=True, separators=(", ", ": "))
+
+
+def _write(path: Path, content: bytes) -> Path:
+    """Write under a temporary name, then rename."""
+    if path.is_dir():
+        raise EBMError(f"{path} is a folder, not a file", "give a file name in --out")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_bytes(content)
+        os.replace(temporary, path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise EBMError(f"cannot write {path}: {error.strerror or error}", "give another --out") from None
+    return path

@@ -1,0 +1,244 @@
+"""Gradients of known networks in torch, without autograd and without a compiler (floor 1).
+
+How chains are divided. On a CPU a chain's numbers are those that a block of `GRAIN` chains gives on one thread. Larger
+blocks cost less a chain and nearly always give the same bits; each size of block is compared with that, bit for bit,
+before its results are used, and if it fails blocks of `GRAIN` are used. Each thread computes whole blocks: no layer
+waits for the slower thread, and the bits cannot depend on the number of threads. Elsewhere the block is fixed.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import cache
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from ebmcli.networks import Shape
+from ebmcli.sampler import steps as path
+from ebmcli.sampler.layers import Kept, Layer, read
+from ebmcli.sampler.native import PathResult
+from ebmcli.sampler.precision import float32
+
+GRAIN = 8
+"""Chains of the smallest block on a CPU; the last one is padded."""
+
+_MOST, _MOST_POINTS = 64, 512  # chains of a block: images (their feature maps should stay in cache), and 1×1 states
+_FIXED, _FIXED_POINTS = 128, 1024  # the same on other devices, where few launches count
+
+
+class Piece(NamedTuple):
+    """Chains first … first + many − 1, computed in a block of `size` ≥ many."""
+
+    first: int
+    many: int
+    size: int
+
+
+@cache
+def _pool(workers: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(workers, thread_name_prefix="ebm-stack")
+
+
+@contextmanager
+def _one_thread() -> Iterator[int]:
+    """Layers use the calling thread alone; gives how many threads they used before."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield before
+    finally:
+        torch.set_num_threads(before)
+
+
+def _spread(work: Callable[[Piece], None], pieces: list[Piece], threads: int) -> None:
+    """`work` on all pieces under inference mode, on `threads` threads that use no further ones."""
+    queue = iter(pieces)  # next() of a list's iterator holds the interpreter's lock: each piece is taken once
+
+    def loop() -> None:
+        if torch.get_num_threads() != 1:
+            torch.set_num_threads(1)  # of this thread alone; the caller's number is put back when all is done
+        with torch.inference_mode():
+            for piece in queue:
+                work(piece)
+
+    others = [_pool(threads - 1).submit(loop) for _ in range(min(threads, len(pieces)) - 1)]
+    try:
+        loop()
+    finally:
+        for other in others:
+            other.result()
+
+
+class Stack:
+    """Sequences of Conv2d, Linear, LeakyReLU, Flatten and a first PixelUnshuffle(2), and `NonLocal`.
+
+    Weights are read from the network at each call.
+
+    Raises:
+        ValueError: the network is of another kind.
+    """
+
+    name = "stack"
+
+    @staticmethod
+    def supports(network: nn.Module, shape: Shape) -> bool:
+        """Whether the network is of the kind above."""
+        try:
+            read(network, shape)
+        except ValueError:
+            return False
+        return True
+
+    def __init__(self, network: nn.Module, shape: Shape, device: torch.device) -> None:
+        self.shape = shape
+        self.device = device
+        self.note = ""
+        self.fused: Callable[..., PathResult] | None = self.langevin
+        self._layers: list[Layer] = read(network, shape)
+        self._point = shape[1:] == (1, 1)
+        self._joinable: dict[int, bool] = {GRAIN: True}  # sizes of block that were compared with GRAIN
+        self.block = _FIXED_POINTS if self._point else _FIXED
+        """Chains of a block on devices other than the CPU."""
+
+    def energy(self, x: Tensor) -> Tensor:
+        """F(x) [n]."""
+        out = x.new_empty(len(x))
+
+        def work(piece: Piece, packed: list[Kept]) -> None:
+            value = self._forward(self._padded(x, piece), packed)[-1][0]
+            out[piece.first : piece.first + piece.many] = value.view(-1)[: piece.many]
+
+        self._run(x, work)
+        return out
+
+    def energy_and_grad(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """F(x) [n] and ∂F/∂x [n c h w]."""
+        # Made outside inference mode: what is handed out must work with autograd.
+        energy, grad = x.new_empty(len(x)), torch.empty(x.shape, dtype=x.dtype, device=x.device)
+
+        def work(piece: Piece, packed: list[Kept]) -> None:
+            here = slice(piece.first, piece.first + piece.many)
+            value, slope = self._gradient(self._padded(x, piece), packed)
+            energy[here], grad[here] = value[: piece.many], slope[: piece.many]
+
+        self._run(x, work)
+        return energy, grad
+
+    def langevin(
+        self,
+        x: Tensor,
+        *,
+        steps: int,
+        step_size: float,
+        scale: float,
+        noise: float,
+        temperature: float,
+        key: int,
+        chains: Tensor,
+        step0: int = 0,
+    ) -> PathResult:
+        """`steps` Langevin steps; arguments and result as `NativeStack.langevin`.
+
+        A block makes its whole path on one thread.
+        """
+        n = len(x)
+        drift, sigma = 0.5 * step_size**2 * scale / temperature, noise * step_size
+        end, grad = (torch.empty(x.shape, dtype=x.dtype, device=x.device) for _ in range(2))
+        energy, norms = x.new_empty(steps + 1, n), x.new_empty(steps + 1, n)
+        length = x.new_zeros(n)
+
+        def work(piece: Piece, packed: list[Kept]) -> None:
+            count = piece.many
+            here = slice(piece.first, piece.first + count)
+            ids = self._padded(chains, piece)
+
+            def slope(y: Tensor) -> tuple[Tensor, Tensor]:
+                # Not .contiguous(): with one channel that leaves the strides, by which torch picks the slow layout.
+                value, g = self._gradient(y.clone(memory_format=torch.channels_last), packed)
+                return value, g.contiguous()
+
+            def draw(first: int, many: int) -> Tensor:
+                return path.draw(key, ids, step0 + first, many, self.shape)
+
+            start = self._padded(x, piece).contiguous()
+            point = path.Point(start, *slope(start))
+            energy[0, here], norms[0, here] = point.energy[:count], path.norm(point.grad)[:count]
+            if steps:
+                made = path.advance(slope, point, steps, drift, sigma, draw if noise else None)
+                point = made.point
+                energy[1:, here], norms[1:, here] = made.energy[:, :count], made.grad_norm[:, :count]
+                # One after the other: a sum's own order would depend on how many chains there are.
+                for step in made.length:
+                    length[here] += step[:count]
+            end[here], grad[here] = point.x[:count], point.grad[:count]
+
+        self._run(x, work)
+        return PathResult(end, energy, norms, length, grad)
+
+    # --- one block ----------------------------------------------------------------------------------------------------
+
+    def _pack(self) -> list[Kept]:
+        return [layer.pack() for layer in self._layers]
+
+    def _padded(self, x: Tensor, piece: Piece) -> Tensor:
+        """The piece's rows of x, and zeros up to its size; images in channels_last."""
+        layout = torch.channels_last if x.dim() == 4 else torch.contiguous_format
+        block = torch.empty(piece.size, *x.shape[1:], dtype=x.dtype, device=x.device, memory_format=layout)
+        block[: piece.many] = x[piece.first : piece.first + piece.many]
+        block[piece.many :] = 0
+        return block
+
+    def _forward(self, x: Tensor, packed: list[Kept]) -> list[Kept]:
+        kept: list[Kept] = [(x,)]
+        for layer, weights in zip(self._layers, packed, strict=True):
+            kept.append(layer.forward(kept[-1][0], weights))
+        return kept
+
+    def _gradient(self, x: Tensor, packed: list[Kept]) -> tuple[Tensor, Tensor]:
+        """F [n] and ∂F/∂x of one block."""
+        kept = self._forward(x, packed)
+        value = kept[-1][0]
+        g = torch.ones_like(value)
+        for index in reversed(range(len(packed))):
+            g = self._layers[index].backward(g, kept[index][0], kept.pop(), packed[index])
+        return value.view(-1), g
+
+    # --- all blocks ---------------------------------------------------------------------------------------------------
+
+    def _run(self, x: Tensor, work: Callable[[Piece, list[Kept]], None]) -> None:
+        with float32(self.device), torch.inference_mode():
+            packed = self._pack()
+            if self.device.type != "cpu":
+                for first in range(0, len(x), self.block):
+                    work(Piece(first, min(self.block, len(x) - first), self.block), packed)
+                return
+            with _one_thread() as threads:
+                _spread(lambda piece: work(piece, packed), self._pieces(len(x), threads, packed), threads)
+
+    def _pieces(self, n: int, threads: int, packed: list[Kept]) -> list[Piece]:
+        """Blocks of nearly equal size, as many for each thread; all of `GRAIN` chains where that matters."""
+        grains = -(-n // GRAIN)
+        count = -(-grains * GRAIN // (_MOST_POINTS if self._point else _MOST))
+        if threads > 1 and (count > 1 or not self._point):  # one block of toys costs less than waking a thread
+            count = min(grains, -(-count // threads) * threads)
+        ends = [grains * k // count for k in range(count + 1)]
+        sizes = [GRAIN * (b - a) for a, b in itertools.pairwise(ends)]
+        if not all(self._joins(size, packed) for size in set(sizes)):
+            sizes = [GRAIN] * grains
+        firsts = itertools.accumulate(sizes, initial=0)
+        return [Piece(first, min(size, n - first), size) for first, size in zip(firsts, sizes, strict=False)]
+
+    def _joins(self, size: int, packed: list[Kept]) -> bool:
+        """Whether a block of this size gives the bits of blocks of `GRAIN`; computed once."""
+        if size not in self._joinable:
+            x = torch.rand(size, *self.shape, generator=torch.Generator().manual_seed(size)) * 2 - 1
+            x = x.clone(memory_format=torch.channels_last)
+            small = [self._gradient(block, packed) for block in x.split(GRAIN)]
+            pairs = zip(self._gradient(x, packed), map(torch.cat, zip(*small, strict=True)), strict=True)
+            self._joinable[size] = all(torch.equal(a, b) for a, b in pairs)
+        return self._joinable[size]
