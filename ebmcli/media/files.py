@@ -8,12 +8,13 @@ seed, settings) is JSON with sorted keys: in a PNG as the text chunk `ebm`, in a
 from __future__ import annotations
 
 import contextlib
+import errno
 import io
 import json
 import os
 import re
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,8 @@ from ebmcli.media.grid import to_uint8
 
 KEY = "ebm"
 """Name of the PNG text chunk."""
+WEBP_CHUNK = b"EBM "
+"""Name of ours among the chunks of a WebP, whose readers pass over those they do not know."""
 
 _NUMBERED = re.compile(r"\d{4,}\.png")
 
@@ -40,7 +43,7 @@ def save_png(image: Image.Image, path: str | os.PathLike[str], metadata: Mapping
     """
     info = PngInfo()
     if metadata is not None:
-        info.add_text(KEY, _json(metadata))  # ASCII, as tEXt wants it
+        info.add_text(KEY, as_text(metadata))  # ASCII, as tEXt wants it
     memory = io.BytesIO()
     image.save(memory, format="PNG", pnginfo=info, compress_level=6)
     return _write(Path(path), memory.getvalue())
@@ -51,7 +54,7 @@ def save_npz(images: Any, path: str | os.PathLike[str], metadata: Mapping[str, A
 
     `numpy.load(path)` reads it; there is no pickle in it.
     """
-    arrays = {"images": _array(images), "metadata": np.array(_json(metadata or {}))}
+    arrays = {"images": _array(images), "metadata": np.array(as_text(metadata or {}))}
     memory = io.BytesIO()
     with zipfile.ZipFile(memory, "w", zipfile.ZIP_DEFLATED, compresslevel=6) as archive:
         for name, array in arrays.items():
@@ -98,15 +101,22 @@ def save_folder(
 
 
 def read_metadata(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """What a picture or npz of ours says about itself.
+    """What a picture, film or npz of ours says about itself.
 
     Raises:
-        EBMError: there is no such file, it is neither, or it says nothing.
+        EBMError: there is no such file, it is none of these, or it says nothing.
     """
     path = Path(path)
     if not path.is_file():
-        raise EBMError(f"no such file: {path}", "give a PNG or npz that ebm wrote")
-    text = _npz_text(path) if zipfile.is_zipfile(path) else _png_text(path)
+        raise EBMError(f"no such file: {path}", "give a picture, film or npz that ebm wrote")
+    with open(path, "rb") as file:
+        head = file.read(12)
+    if head[4:8] == b"ftyp":
+        text = _mp4_text(path)
+    elif head[:4] == b"RIFF" and head[8:] == b"WEBP":
+        text = _webp_text(path)
+    else:
+        text = _npz_text(path) if zipfile.is_zipfile(path) else _image_text(path)
     try:
         value = json.loads(text) if text is not None else None
     except ValueError:
@@ -119,10 +129,49 @@ def read_metadata(path: str | os.PathLike[str]) -> dict[str, Any]:
     return value
 
 
-def _png_text(path: Path) -> str | None:
+def refuse_foreign(path: Path, force: bool) -> None:
+    """Nothing, if a result may be written to `path`: it is free, or `ebm` wrote what is there, or `force`.
+
+    Raises:
+        EBMError: it is a folder, or something of another's.
+    """
+    if path.is_dir():
+        raise EBMError(f"{path} is a folder, not a file", "give a file name in --out")
+    if force or not path.exists():
+        return
+    try:
+        read_metadata(path)
+    except EBMError as error:
+        raise EBMError(f"{path} exists and was not written by ebm", "give another --out, or --force") from error
+
+
+def _mp4_text(path: Path) -> str | None:
+    import av
+
+    try:
+        with av.open(str(path)) as file:
+            return file.metadata.get("comment")
+    except (OSError, ValueError):  # what PyAV raises are kinds of these
+        raise EBMError(f"{path} is not a film that can be read", "give a film that ebm wrote") from None
+
+
+def _webp_text(path: Path) -> str | None:
+    """The content of the chunk that is ours; a file is a list of chunks."""
+    with open(path, "rb") as file:
+        file.seek(12)
+        while len(head := file.read(8)) == 8:
+            length = int.from_bytes(head[4:], "little")
+            if head[:4] == WEBP_CHUNK:
+                return file.read(length).decode("ascii", "replace")
+            file.seek(length + length % 2, io.SEEK_CUR)
+    return None
+
+
+def _image_text(path: Path) -> str | None:
     try:
         with Image.open(path) as image:
-            value = image.info.get(KEY)
+            value = image.info.get("comment" if image.format == "GIF" else KEY)
+            value = value.decode("ascii", "replace") if isinstance(value, bytes) else value
     except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError):
         raise EBMError(f"{path} is not an image that can be read", "give a PNG or npz that ebm wrote") from None
     return value if isinstance(value, str) else None
@@ -146,21 +195,37 @@ def _array(images: Any) -> np.ndarray:
     return np.ascontiguousarray(to_uint8(array))
 
 
-def _json(metadata: Mapping[str, Any]) -> str:
+def as_text(metadata: Mapping[str, Any]) -> str:
+    """Metadata as JSON in ASCII, with sorted keys."""
     return json.dumps(dict(metadata), sort_keys=True, ensure_ascii=True, separators=(", ", ": "))
 
 
-def _write(path: Path, content: bytes) -> Path:
-    """Write under a temporary name, then rename."""
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A temporary name beside `path`, which becomes `path` at the end, or vanishes if anything goes wrong.
+
+    Raises:
+        EBMError: the place cannot be written, or the disk is full.
+    """
     if path.is_dir():
         raise EBMError(f"{path} is a folder, not a file", "give a file name in --out")
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_bytes(content)
+        yield temporary
         os.replace(temporary, path)
     except OSError as error:
+        raise EBMError(
+            f"cannot write {path}: {error.strerror or error}",
+            "give another --out" if error.errno != errno.ENOSPC else "make room on the disk, or give another --out",
+        ) from None
+    finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
-        raise EBMError(f"cannot write {path}: {error.strerror or error}", "give another --out") from None
+
+
+def _write(path: Path, content: bytes) -> Path:
+    """Write under a temporary name, then rename."""
+    with replacing(path) as temporary:
+        temporary.write_bytes(content)
     return path
