@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
+from PIL import Image
 from torch import Tensor
 
 from ebmcli.chains import Purpose, Stream
-from ebmcli.errors import DivergedError, EBMError
-from ebmcli.sampler import Kernel, Path, run
+from ebmcli.checkpoint import Checkpoint
+from ebmcli.errors import DivergedError, EBMError, UsageError
+from ebmcli.media.curve import Mark
+from ebmcli.media.film import Sights, Stage, Title
+from ebmcli.models import label
+from ebmcli.sampler import KERNELS, Kernel, Path, run
+from ebmcli.sampling import SampleSettings, starts
 
 PIECE = 500
 """Steps made in one go, so that a long way between two frames can be interrupted and shows progress."""
@@ -59,6 +65,16 @@ PACES: dict[str, Pace] = {
 """`linear`: the same number of steps each second; `log`: the first steps slowly; `ease`: slow at both ends."""
 
 
+def check_pace(pace: str) -> None:
+    """Nothing, if there is such a pace.
+
+    Raises:
+        UsageError: there is none.
+    """
+    if pace not in PACES:
+        raise UsageError(f"--pace {pace!r} is not known", f"use {', '.join(PACES)}")
+
+
 def schedule(steps: int, frames: int, pace: str, rest: tuple[int, int] = (0, 0)) -> list[int]:
     """The step that each of `frames` ≥ 1 frames shows: from 0 to `steps`, never backwards.
 
@@ -69,10 +85,9 @@ def schedule(steps: int, frames: int, pace: str, rest: tuple[int, int] = (0, 0))
         rest: how many more frames show the start, and how many the end; they are among `frames`.
 
     Raises:
-        EBMError: unknown pace.
+        UsageError: unknown pace.
     """
-    if pace not in PACES:
-        raise EBMError(f"unknown pace {pace!r}", f"use {', '.join(PACES)}")
+    check_pace(pace)
     first, last = rest
     moving = max(1, frames - first - last)
     shares = [i / (moving - 1) if moving > 1 else 1.0 for i in range(moving)]
@@ -99,7 +114,7 @@ def scenes(
     Raises:
         DivergedError: a chain left the finite numbers.
     """
-    states = [k.init(x.to(_device(k)), Stream(seed, Purpose.MCMC)) for k in kernels]
+    states = [k.init(x.to(_device(k.potential)), Stream(seed, Purpose.MCMC)) for k in kernels]
     panels = [Panel(s.x.cpu(), s.energy.cpu()) for s in states]
     for target in steps:
         for i, kernel in enumerate(kernels):
@@ -121,7 +136,107 @@ def scenes(
         yield Scene(target, tuple(panels))
 
 
-def _device(kernel: Kernel[Any]) -> torch.device:
-    parameters = getattr(kernel.potential, "parameters", None)
+class Reel:
+    """The frames of a film of scenes; remembers the last scene it has drawn.
+
+    Args:
+        scenes: in the order of their steps.
+        titles: one a panel.
+        steps: of the chains in all.
+        pace: a key of `PACES`.
+        size: width and height of a frame, px.
+        trained: L of training, marked on the time axis.
+        reach: of 2-D points, the largest coordinate that is shown.
+    """
+
+    def __init__(
+        self,
+        scenes: Iterable[Scene],
+        titles: Sequence[Title],
+        steps: int,
+        pace: str,
+        size: tuple[int, int],
+        trained: int | None = None,
+        reach: float = 1.5,
+    ) -> None:
+        self.scenes, self.steps, self.pace = scenes, steps, PACES[pace]
+        self.stage = Stage(size, titles, steps, self._marks(trained), reach)
+        self.last: Scene | None = None
+
+    def __iter__(self) -> Iterator[Image.Image]:
+        for scene in self.scenes:
+            self.last = scene
+            yield self.stage.frame(
+                self._time(scene.step), scene.step, [Sights(p.x.numpy(), p.energy.numpy(), p.acceptance) for p in scene.panels]
+            )
+
+    def _time(self, step: int) -> float:
+        return self.pace.time(step / self.steps, self.steps) if self.steps else 1.0
+
+    def _marks(self, trained: int | None) -> list[Mark]:
+        """The decades, or round numbers of steps, the number of steps in training, and the last."""
+        ten = 10 ** max(0, math.floor(math.log10(max(1, self.steps))))
+        even = [ten * i // 5 for i in range(1, 5 * self.steps // ten + 1)][:: max(1, 5 * self.steps // ten // 4)]
+        decades = [10**i for i in range(len(str(self.steps)))]
+        rounds = decades if self.pace is PACES["log"] else even
+        marks = {s: Mark(self._time(s), f"{s:,}") for s in rounds if 0 < s < self.steps}
+        if trained is not None and 0 < trained < self.steps:
+            marks[trained] = Mark(self._time(trained), f"{trained:,} as trained", strong=True)
+        return [*(marks[s] for s in sorted(marks)), Mark(1.0, f"{self.steps:,}")]
+
+
+def make_kernel(
+    name: str, model: Checkpoint, step_size: float | None, noise: float | None, temperature: float | None
+) -> Kernel[Any]:
+    """A kernel of `sampler.KERNELS` on a model, with the model's own settings where none are given.
+
+    Raises:
+        UsageError: unknown kernel, or a noise for one that has none to choose.
+    """
+    config = model.config
+    if name not in KERNELS:
+        raise UsageError(f"unknown kernel {name!r}", f"use {', '.join(KERNELS)}")
+    if noise is not None and name != "langevin":
+        raise UsageError(f"--noise {noise:g} is for kernel langevin, not {name}", "leave one of them out")
+    own: dict[str, Any] = {"noise": config.noise if noise is None else noise} if name == "langevin" else {}
+    return KERNELS[name](
+        model.potential,
+        config.step_size if step_size is None else step_size,
+        temperature=config.temperature if temperature is None else temperature,
+        **own,
+    )
+
+
+def title(name: str, model: Checkpoint, kernel: Kernel[Any], settings: SampleSettings, data: str | None = None) -> Title:
+    """What a film says of a model: its name, its kernel's settings, the data's energy under it."""
+    words = [f"ε {kernel.step_size:g}"]
+    if hasattr(kernel, "noise"):
+        words.append(f"τ {kernel.noise:g}")
+    if kernel.temperature != 1:
+        words.append(f"T {kernel.temperature:g}")
+    words.append(f"from {settings.record()['start']}, seed {settings.seed}")
+    return Title(label(name), ", ".join(words), data_energy(model, data))
+
+
+def data_energy(model: Checkpoint, data: str | None = None, count: int = 256) -> tuple[float, float] | None:
+    """Mean and standard deviation of the data's energy, with the noise it had in training; None without the data.
+
+    Args:
+        data: the images, where the model's own are not in the package.
+        count: how many of them.
+    """
+    try:
+        x = starts(model, SampleSettings.of(model, start="data", count=count, data=data))
+    except EBMError:
+        if data is not None:
+            raise
+        return None
+    z = Stream(0, Purpose.DATA_NOISE).normal(torch.arange(count), 0, model.config.shape)
+    energy = model.potential.energy((x + model.config.data_noise * z).to(_device(model.potential))).double()
+    return float(energy.mean()), float(energy.std())
+
+
+def _device(potential: Any) -> torch.device:
+    parameters = getattr(potential, "parameters", None)
     first = next(parameters(), None) if parameters is not None else None
     return torch.device("cpu") if first is None else first.device

@@ -66,3 +66,12 @@ def find(model: str | Path | None = None) -> Path:
     near = difflib.get_close_matches(name.replace("_", "-"), bundled(), n=1)
     hint = f"did you mean {near[0]}?" if near else f"bundled models: {', '.join(bundled()) or 'none'}"
     raise EBMError(f"no model {name!r}: neither a bundled name nor a path", hint)
+
+
+def label(name: str) -> str:
+    """What files made from a model are called, where the user does not say: by its run, folder or file."""
+    path = Path(name)
+    if not path.exists():
+        return path.name
+    path = path.resolve()
+    return path.name if path.is_dir() else path.parent.name if path.name == FILE else path.stem

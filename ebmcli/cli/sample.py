@@ -126,7 +126,7 @@ def sample(
         data=data,
     )
     name = model or models.default()
-    target = out or Path(f"{_label(name)}-seed{seed}{SUFFIX[format_]}")
+    target = out or Path(f"{models.label(name)}-seed{seed}{SUFFIX[format_]}")
     _refuse_foreign(target, format_, force)
     x, energy, history = _run(loaded, settings, batch_size or 256, trace, output)
     _write(x, history, target, format_, metadata(loaded, settings), force)
@@ -156,15 +156,6 @@ def sample(
             **metadata(loaded, settings),
         }
     )
-
-
-def _label(name: str) -> str:
-    """What files made from a model are called, where the user does not say: by its run, folder or file."""
-    path = Path(name)
-    if not path.exists():
-        return path.name
-    path = path.resolve()
-    return path.name if path.is_dir() else path.parent.name if path.name == "model.safetensors" else path.stem
 
 
 def _refuse_foreign(target: Path, format_: Format, force: bool) -> None:

@@ -182,15 +182,17 @@ class Curve:
                 write(pen, (left - 0.35 * self.text, height + 0.35 * self.text), label, self.text, MUTED, "r")
 
     def _label_times(self, pen: ImageDraw.ImageDraw, left: int, w: int, height: int) -> None:
-        """The strong ones first, then the last, then the others where there is room."""
+        """The last first, then the strong ones, then the others where there is room."""
         taken: list[tuple[float, float]] = []
         last = self.marks[-1:]
-        for time, label, strong in sorted(self.marks, key=lambda m: (not m.strong, m not in last)):
-            half = width(label, self.text) / 2
-            middle = min(max(left + time * w, half), self.size[0] - half)
-            if all(middle + half + 0.6 * self.text < a or middle - half - 0.6 * self.text > b for a, b in taken):
-                taken.append((middle - half, middle + half))
-                write(pen, (middle, height - 0.3 * self.text), label, self.text, INK if strong else MUTED, "m")
+        for time, label, strong in sorted(self.marks, key=lambda m: (m not in last, not m.strong)):
+            for text in (label, label.partition(" ")[0]):
+                half = width(text, self.text) / 2
+                middle = min(max(left + time * w, half), self.size[0] - half)
+                if all(middle + half + 0.6 * self.text < a or middle - half - 0.6 * self.text > b for a, b in taken):
+                    taken.append((middle - half, middle + half))
+                    write(pen, (middle, height - 0.3 * self.text), text, self.text, INK if strong else MUTED, "m")
+                    break
 
 
 def _linear(least: float, most: float) -> Scale:

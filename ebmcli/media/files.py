@@ -46,7 +46,7 @@ def save_png(image: Image.Image, path: str | os.PathLike[str], metadata: Mapping
         info.add_text(KEY, as_text(metadata))  # ASCII, as tEXt wants it
     memory = io.BytesIO()
     image.save(memory, format="PNG", pnginfo=info, compress_level=6)
-    return _write(Path(path), memory.getvalue())
+    return write_whole(Path(path), memory.getvalue())
 
 
 def save_npz(images: Any, path: str | os.PathLike[str], metadata: Mapping[str, Any] | None = None) -> Path:
@@ -65,7 +65,7 @@ def save_npz(images: Any, path: str | os.PathLike[str], metadata: Mapping[str, A
             content = io.BytesIO()
             np.lib.format.write_array(content, array, allow_pickle=False)
             archive.writestr(entry, content.getvalue(), compresslevel=6)
-    return _write(Path(path), memory.getvalue())
+    return write_whole(Path(path), memory.getvalue())
 
 
 def save_folder(
@@ -205,7 +205,7 @@ def replacing(path: Path) -> Iterator[Path]:
     """A temporary name beside `path`, which becomes `path` at the end, or vanishes if anything goes wrong.
 
     Raises:
-        EBMError: the place cannot be written, or the disk is full.
+        EBMError: it is a folder, or cannot be written; what was there before is left as it was.
     """
     if path.is_dir():
         raise EBMError(f"{path} is a folder, not a file", "give a file name in --out")
@@ -217,15 +217,19 @@ def replacing(path: Path) -> Iterator[Path]:
     except OSError as error:
         raise EBMError(
             f"cannot write {path}: {error.strerror or error}",
-            "give another --out" if error.errno != errno.ENOSPC else "make room on the disk, or give another --out",
+            "make room on the disk, or give another --out" if error.errno == errno.ENOSPC else "give another --out",
         ) from None
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
 
 
-def _write(path: Path, content: bytes) -> Path:
-    """Write under a temporary name, then rename."""
+def write_whole(path: Path, content: bytes) -> Path:
+    """Write a file under a temporary name, making folders on the way, then rename it; returns its path.
+
+    Raises:
+        EBMError: it is a folder, or cannot be written; what was there before is left as it was.
+    """
     with replacing(path) as temporary:
         temporary.write_bytes(content)
     return path

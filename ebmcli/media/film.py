@@ -14,6 +14,10 @@ from ebmcli.media.grid import scatter, to_uint8
 from ebmcli.media.lettering import shorten, width, write
 
 
+_GAP = 0.07
+"""Between two images, as a share of their width."""
+
+
 class Title(NamedTuple):
     """What a film says of one model."""
 
@@ -115,17 +119,14 @@ class Stage:
             top = count.top + count.height + caption + round(0.4 * m)
             return [Box(m, (h - side) // 2, side, side)], [words], count, Box(left, top, right, h - m - top)
         if w >= h:
-            half = (w - 3 * m) // 2
-            side = min(half, round(0.56 * h) - m // 2)
-            pictures, words = [], []
-            for i in range(2):
-                left = m + i * (half + m)
-                words.append(Box(left, m, half, title))
-                pictures.append(Box(left, m + title, half, side))
-            top = m + title + side + round(0.5 * m)
-            left = m + round(0.31 * w)
-            count = Box(m, top + caption, left - 2 * m, counter)
-            return pictures, words, count, Box(left, top + caption, w - left - m, h - m - top - caption)
+            each, tall = round(0.305 * w), h - 2 * m - title
+            lefts = (m, round(1.7 * m) + each)
+            words = [Box(left, m, each, title) for left in lefts]
+            pictures = [Box(left, m + title, each, tall) for left in lefts]
+            left = lefts[1] + each + round(1.1 * m)
+            count = Box(left, m, w - m - left, counter)
+            top = m + counter + caption + round(0.4 * m)
+            return pictures, words, count, Box(left, top, w - m - left, h - m - top)
         across = len(self.titles)
         each = (w - (across + 1) * m) // across
         high = min(each, round(0.5 * h))
@@ -176,18 +177,14 @@ def _sheet(images: Any, box: Box, reach: float) -> Image.Image:
         return scatter(images, side, (-reach, reach), bins=min(160, side))
     pixels = to_uint8(images)
     n, channels, h, w = pixels.shape
-    columns, scale = max(
-        ((c, min(box.width / (c * w), box.height / (math.ceil(n / c) * h)) * 0.965) for c in range(1, n + 1)),
-        key=lambda found: found[1],
-    )
+    columns, room = _columns(n, (w, h), box)
+    scale = max(1, math.floor(room))
+    if room > 1 and scale < 0.85 * room:
+        scale += 1  # and the whole is then made smaller, with smooth edges
     rows = math.ceil(n / columns)
-    if scale >= 1:
-        scale = math.floor(scale)
-        pixels = pixels.repeat(scale, axis=2).repeat(scale, axis=3)
+    pixels = pixels.repeat(scale, axis=2).repeat(scale, axis=3)
     h, w = pixels.shape[2:]
-    gap_x = min((box.width - columns * w) // max(1, columns - 1), max(2, w // 12)) if columns > 1 else 0
-    gap_y = min((box.height - rows * h) // max(1, rows - 1), max(2, h // 12)) if rows > 1 else 0
-    gap = max(1, min(v for v, many in ((gap_x, columns), (gap_y, rows)) if many > 1) if n > 1 else 0)
+    gap = max(1, round(_GAP * w))
     sheet = np.empty((rows * (h + gap) - gap, columns * (w + gap) - gap, 3), dtype=np.uint8)
     sheet[:] = BACKDROP
     for number, image in enumerate(pixels):
@@ -198,3 +195,15 @@ def _sheet(images: Any, box: Box, reach: float) -> Image.Image:
     if picture.width > box.width or picture.height > box.height:
         picture.thumbnail((box.width, box.height), Image.Resampling.BOX)
     return picture
+
+
+def _columns(n: int, image: tuple[int, int], box: Box) -> tuple[int, float]:
+    """How many images stand side by side, and how much larger than they are: large, and full rows if it costs little."""
+
+    def scale(columns: int) -> float:
+        rows = math.ceil(n / columns)
+        across = box.width / (columns * image[0] * (1 + _GAP))
+        return min(across, box.height / (rows * image[1] * (1 + _GAP)))
+
+    best = max(range(1, n + 1), key=lambda c: scale(c) * (1.0 if n % c == 0 else 0.8))
+    return best, scale(best)
