@@ -167,7 +167,9 @@ class Reel:
         for scene in self.scenes:
             self.last = scene
             yield self.stage.frame(
-                self._time(scene.step), scene.step, [Sights(p.x.numpy(), p.energy.numpy(), p.acceptance) for p in scene.panels]
+                self._time(scene.step),
+                scene.step,
+                [Sights(p.x.numpy(), p.energy.numpy(), p.acceptance) for p in scene.panels],
             )
 
     def _time(self, step: int) -> float:
@@ -207,7 +209,9 @@ def make_kernel(
     )
 
 
-def title(name: str, model: Checkpoint, kernel: Kernel[Any], settings: SampleSettings, data: str | None = None) -> Title:
+def title(
+    name: str, model: Checkpoint, kernel: Kernel[Any], settings: SampleSettings, data: str | None = None
+) -> Title:
     """What a film says of a model: its name, its kernel's settings, the data's energy under it."""
     words = [f"ε {kernel.step_size:g}"]
     if hasattr(kernel, "noise"):

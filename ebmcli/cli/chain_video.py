@@ -46,7 +46,9 @@ def chain_video(
     ] = None,
     pace: Annotated[
         str,
-        typer.Option("--pace", metavar="PACE", help="linear, log (the first steps slowly) or ease (slow at both ends)."),
+        typer.Option(
+            "--pace", metavar="PACE", help="linear, log (the first steps slowly) or ease (slow at both ends)."
+        ),
     ] = "log",
     count: Annotated[
         int | None,
@@ -137,7 +139,12 @@ def chain_video(
         temperature=temperature,
         data=data,
     )
-    about = {**metadata(loaded[0], settings), "models": [models.label(n) for n in names], "kernel": kernel, "pace": pace}
+    about = {
+        **metadata(loaded[0], settings),
+        "models": [models.label(n) for n in names],
+        "kernel": kernel,
+        "pace": pace,
+    }
 
     total = settings.steps * len(loaded)
     with output.progress("filming", total, unit="steps", every=30.0) as bar:
@@ -148,17 +155,16 @@ def chain_video(
             films.schedule(settings.steps, frames, pace, (0, min(round(REST * rate), frames // 6))),
             lambda done: bar.update(done=done),
         )
-        titles = [
-            films.title(name, m, k, settings, data) for name, m, k in zip(names, loaded, kernels, strict=True)
-        ]
+        titles = [films.title(name, m, k, settings, data) for name, m, k in zip(names, loaded, kernels, strict=True)]
         reel = films.Reel(chains, titles, settings.steps, pace, frame, loaded[0].config.steps)
         film = save_video(target, reel, rate, about)
 
     assert reel.last is not None
     panels = reel.last.panels
+    backends = ", ".join(dict.fromkeys(m.potential.backend.name for m in loaded))
     output.say(
-        f"{' and '.join(names)}: {settings.count} chains from {settings.record()['start']}, {settings.steps:,} steps of "
-        f"{kernel}, seed {seed}, backend {', '.join(dict.fromkeys(m.potential.backend.name for m in loaded))}: "
+        f"{' and '.join(names)}: {settings.count} chains from {settings.record()['start']}, "
+        f"{settings.steps:,} steps of {kernel}, seed {seed}, backend {backends}: "
         f"{target}, {film.frames} frames, {film.seconds:.3g} s, {film.size[0]}×{film.size[1]}"
     )
     for name, panel, m in zip(names, panels, loaded, strict=True):

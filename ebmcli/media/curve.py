@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 from PIL import Image, ImageDraw
@@ -182,17 +183,28 @@ class Curve:
                 write(pen, (left - 0.35 * self.text, height + 0.35 * self.text), label, self.text, MUTED, "r")
 
     def _label_times(self, pen: ImageDraw.ImageDraw, left: int, w: int, height: int) -> None:
-        """The last first, then the strong ones, then the others where there is room."""
-        taken: list[tuple[float, float]] = []
-        last = self.marks[-1:]
-        for time, label, strong in sorted(self.marks, key=lambda m: (m not in last, not m.strong)):
-            for text in (label, label.partition(" ")[0]):
-                half = width(text, self.text) / 2
-                middle = min(max(left + time * w, half), self.size[0] - half)
-                if all(middle + half + 0.6 * self.text < a or middle - half - 0.6 * self.text > b for a, b in taken):
-                    taken.append((middle - half, middle + half))
-                    write(pen, (middle, height - 0.3 * self.text), text, self.text, INK if strong else MUTED, "m")
-                    break
+        """The strong ones and the last, shortened where they touch; then the others where there is room."""
+        strong = [m for m in self.marks if m.strong]
+        others = [m for m in self.marks if not m.strong]
+        short = [m._replace(label=m.label.partition(" ")[0]) for m in strong]
+        orders = ([*strong, *others[-1:]], [*others[-1:], *short], [*strong])
+        chosen = next((marks for marks in orders if not self._touch(marks, left, w)), [])
+        for mark in others:
+            if mark not in chosen and not self._touch([*chosen, mark], left, w):
+                chosen = [*chosen, mark]
+        for mark in chosen:
+            middle, _ = self._place(mark, left, w)
+            colour = INK if mark.strong else MUTED
+            write(pen, (middle, height - 0.3 * self.text), mark.label, self.text, colour, "m")
+
+    def _place(self, mark: Mark, left: int, w: int) -> tuple[float, float]:
+        """Middle and half the width of a label, px."""
+        half = width(mark.label, self.text) / 2
+        return min(max(left + mark.time * w, half), self.size[0] - half), half
+
+    def _touch(self, marks: Sequence[Mark], left: int, w: int) -> bool:
+        places = sorted(self._place(m, left, w) for m in marks)
+        return any(a + half + 0.6 * self.text > b - other for (a, half), (b, other) in pairwise(places))
 
 
 def _linear(least: float, most: float) -> Scale:

@@ -13,7 +13,6 @@ from ebmcli.media.curve import BACKDROP, BAND_INK, INK, LINES, MUTED, Curve, Mar
 from ebmcli.media.grid import scatter, to_uint8
 from ebmcli.media.lettering import shorten, width, write
 
-
 _GAP = 0.07
 """Between two images, as a share of their width."""
 
@@ -91,8 +90,8 @@ class Stage:
 
     def _place(self, sheet: Image.Image, box: Box) -> tuple[int, int]:
         """One sheet stands in the middle of its height, two hang from their titles."""
-        if len(self.titles) == 1 and self.size[0] >= self.size[1]:
-            return box.left, box.top + (box.height - sheet.height) // 2
+        if self.size[0] >= self.size[1]:
+            return box.left, box.top + ((box.height - sheet.height) // 2 if len(self.titles) == 1 else 0)
         return box.left + (box.width - sheet.width) // 2, box.top
 
     def _spread(self, seen: Sights, title: Title) -> Spread:
@@ -121,20 +120,20 @@ class Stage:
         if w >= h:
             each, tall = round(0.305 * w), h - 2 * m - title
             lefts = (m, round(1.7 * m) + each)
-            words = [Box(left, m, each, title) for left in lefts]
+            texts = [Box(left, m, each, title) for left in lefts]
             pictures = [Box(left, m + title, each, tall) for left in lefts]
             left = lefts[1] + each + round(1.1 * m)
             count = Box(left, m, w - m - left, counter)
             top = m + counter + caption + round(0.4 * m)
-            return pictures, words, count, Box(left, top, w - m - left, h - m - top)
+            return pictures, texts, count, Box(left, top, w - m - left, h - m - top)
         across = len(self.titles)
         each = (w - (across + 1) * m) // across
         high = min(each, round(0.5 * h))
-        words = [Box(m + i * (each + m), m, each, title) for i in range(across)]
+        texts = [Box(m + i * (each + m), m, each, title) for i in range(across)]
         pictures = [Box(m + i * (each + m), m + title, each, high) for i in range(across)]
         count = Box(m, m + title + high + round(0.6 * m), w - 2 * m, counter)
         top = count.top + count.height + caption + round(0.5 * m)
-        return pictures, words, count, Box(m, top, w - 2 * m, h - m - top)
+        return pictures, texts, count, Box(m, top, w - 2 * m, h - m - top)
 
     def _write_titles(self) -> None:
         draw = ImageDraw.Draw(self.background)
@@ -144,7 +143,8 @@ class Stage:
             write(draw, (box.left, base), shorten(title.name, self.middle, box.width), self.middle, colour)
             about = shorten(title.about, self.small, box.width)
             write(draw, (box.left, base + 1.45 * self.small), about, self.small, MUTED)
-        x, y = self.curve_at[0], self.curve_at[1] - 0.7 * self.small
+        x: float = self.curve_at[0]
+        y = self.curve_at[1] - 0.7 * self.small
         room = self.size[0] - self.margin - x
         if self.by_data:
             x = write(draw, (x, y), "energy", self.small, INK)
@@ -176,7 +176,7 @@ def _sheet(images: Any, box: Box, reach: float) -> Image.Image:
         side = min(box.width, box.height)
         return scatter(images, side, (-reach, reach), bins=min(160, side))
     pixels = to_uint8(images)
-    n, channels, h, w = pixels.shape
+    n, _, h, w = pixels.shape
     columns, room = _columns(n, (w, h), box)
     scale = max(1, math.floor(room))
     if room > 1 and scale < 0.85 * room:
@@ -198,7 +198,7 @@ def _sheet(images: Any, box: Box, reach: float) -> Image.Image:
 
 
 def _columns(n: int, image: tuple[int, int], box: Box) -> tuple[int, float]:
-    """How many images stand side by side, and how much larger than they are: large, and full rows if it costs little."""
+    """How many images stand side by side, and how many times enlarged: large, with full rows if that costs little."""
 
     def scale(columns: int) -> float:
         rows = math.ceil(n / columns)

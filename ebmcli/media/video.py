@@ -70,7 +70,7 @@ class _Mp4:
         self._file.close()
         # PyAV keeps the threads of its colour conversion for the life of this one, and a later fork would wait for
         # them for ever; without the object that holds them they end.
-        held = getattr(self._av.video.frame, "_thread_local", None)
+        held: Any = getattr(self._av.video.frame, "_thread_local", None)
         if getattr(held, "reformatter", None) is not None:
             del held.reformatter
 
@@ -152,5 +152,5 @@ def _quietly(close: Callable[[], None]) -> None:
     """Close a file whose writing has failed: it fails again, and that is known."""
     try:
         close()
-    except Exception:  # noqa: BLE001
+    except Exception:
         return
