@@ -37,6 +37,7 @@ COMMANDS: dict[str, Command] = {
     "inspect": Command("Say what a model, a run or a picture of ours is.", "ebmcli.cli.inspect:inspect"),
     "models": Command("List the models that come with the package.", "ebmcli.cli.models:models"),
     "export": Command("Write a model as a folder that stands alone.", "ebmcli.cli.export:export"),
+    "convert": Command("Turn the authors' .pth into a model of ours, or back.", "ebmcli.cli.convert:convert"),
     "recipe": Command("List, show, copy and check recipes.", "ebmcli.cli.recipe:app"),
     "bench": Command("Time a Langevin step here, against the plain loop.", "ebmcli.cli.bench:bench"),
     "env": Command("Show versions, devices, the engine and folders, for a report.", "ebmcli.cli.env:env"),

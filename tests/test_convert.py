@@ -1,0 +1,227 @@
+"""`ebm convert`: state dicts of the authors' networks become models of ours, and back; nothing in a file is run."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import pickle
+import zipfile
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from quick import ebm, fails
+from torch import nn
+
+from ebmcli import checkpoint, models
+from ebmcli.chains import Purpose, Stream
+from ebmcli.convert import read_pth, recognise, settings_by_hand, signed, write_folder
+from ebmcli.networks import build
+from ebmcli.potential import Potential
+from ebmcli.sampler import Langevin, run
+
+
+def pth(
+    folder: Path, name: str, shape: tuple[int, int, int], seed: int = 0, **arguments: Any
+) -> tuple[Path, nn.Module]:
+    """A network and the file of its state dict."""
+    network = build(name, shape, seed=seed, **arguments)
+    path = folder / "weights.pth"
+    torch.save(network.state_dict(), path)
+    return path, network
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "arguments"),
+    [
+        ("toy", (2, 1, 1), {"width": 8}),
+        ("vanilla", (3, 32, 32), {"width": 4}),
+        ("vanilla", (1, 28, 28), {"width": 4, "leak": 0.2}),
+        ("vanilla", (1, 16, 16), {"width": 6}),
+        ("vanilla", (3, 64, 64), {"width": 2}),
+        ("vanilla", (1, 28, 28), {"width": 4, "space_to_depth": True}),
+        ("nonlocal", (3, 32, 32), {"width": 4}),
+        ("nonlocal", (1, 28, 28), {"width": 4}),
+    ],
+)
+def test_networks_are_recognised(
+    name: str, shape: tuple[int, int, int], arguments: dict[str, Any], tmp_path: Path
+) -> None:
+    """Network, width, channels and size are read off the weights, and the outputs are the same."""
+    path, network = pth(tmp_path, name, shape, **arguments)
+    found = recognise(read_pth(path), leak=arguments.get("leak", 0.05), size=None)
+    assert (found.network, found.shape) == (name, shape)
+    config = settings_by_hand(found, step_size=0.01, energy_scale=None, steps=20, noise=1.0, regime="convergent")
+    write_folder(found, config, tmp_path / "model")
+    model = checkpoint.load(tmp_path / "model" / checkpoint.FILE)
+    x = torch.rand(3, *shape) * 2 - 1
+    torch.testing.assert_close(model.potential(x), 2 / 0.01**2 * network(x))
+
+
+def test_linear_layers_are_those_of_a_toy(tmp_path: Path) -> None:
+    """Linear layers are 1×1 convolutions."""
+    widths = [2, 8, 16, 16, 16, 1]
+    layers: list[nn.Module] = []
+    for a, b in pairwise(widths):
+        layers += [nn.Linear(a, b), nn.LeakyReLU(0.05)]
+    network = nn.Sequential(*layers[:-1])
+    torch.save({f"f.{k}": v for k, v in network.state_dict().items()}, tmp_path / "toy.pth")
+    found = recognise(read_pth(tmp_path / "toy.pth"))
+    ours = build("toy", found.shape, **found.arguments)
+    ours.load_state_dict(found.weights)
+    x = torch.randn(5, 2)
+    torch.testing.assert_close(ours(x[:, :, None, None]), network(x).flatten())
+
+
+def test_a_loop_written_out_agrees_over_20_steps_in_float64(tmp_path: Path) -> None:
+    """x ← x − ∇F + ε·z on the weights as they were saved, against the model that convert has made."""
+    path, network = pth(tmp_path, "vanilla", (1, 16, 16), width=4)
+    ebm("convert", path, "--step-size", 0.01, "--out", "model", cwd=tmp_path, check=0)
+    model = checkpoint.load(tmp_path / "model" / checkpoint.FILE)
+    potential = Potential(model.potential.network.double(), model.config.shape, model.config.energy_scale)
+    x0 = torch.rand(6, 1, 16, 16, dtype=torch.float64) * 2 - 1
+    stream = Stream(3, Purpose.MCMC)
+    ours = run(Langevin(potential, model.config.step_size), Langevin(potential, 0.01).init(x0, stream), 20)
+
+    network.double()
+    x = x0.clone()
+    for step in range(20):
+        x.requires_grad_(True)
+        (grad,) = torch.autograd.grad(network(x).sum(), x)
+        z = stream.normal(torch.arange(6), step, (1, 16, 16)).double()
+        x = x.detach() - grad + 0.01 * z
+    assert float((x - x0).norm()) > 1
+    torch.testing.assert_close(ours.state.x, x, rtol=0, atol=1e-7)
+
+
+def test_a_recipe_gives_the_settings(tmp_path: Path) -> None:
+    """Energy scale, steps, noise, data and regime are the recipe's; a recipe of another network is refused."""
+    path, _ = pth(tmp_path, "vanilla", (1, 28, 28), width=32)
+    words = ("convert", path, "--recipe", "mnist_shortrun_release", "--json")
+    result = json.loads(ebm(*words, cwd=tmp_path, check=0).stdout)
+    assert (result["energy_scale"], result["step_size"], result["steps"]) == (20000.0, 0.01, 150)
+    assert result["regime"] == "non-convergent"
+    model = models.load(tmp_path / "weights")
+    assert model.config.name == "weights"
+    assert "mnist_shortrun_release" in model.recipe
+    fails(ebm("convert", path, "--recipe", "digits_quickstart", "--out", "b", cwd=tmp_path), "28")
+    assert not (tmp_path / "b").exists()
+
+
+def test_there_and_back(tmp_path: Path) -> None:
+    """The bundled model as a .pth has its weights bit for bit, and comes back as the same energies."""
+    ebm("convert", "mnist-shortrun", "--to", "pth", cwd=tmp_path, check=0)
+    state = torch.load(tmp_path / "mnist-shortrun.pth", weights_only=True)
+    model = models.load("mnist-shortrun")
+    for name, weight in model.potential.network.state_dict().items():
+        assert torch.equal(state[name], weight)
+    fails(ebm("convert", "mnist-shortrun", "--to", "pth", cwd=tmp_path), "exists")
+    words = ("convert", "mnist-shortrun.pth", "--energy-scale", 20000, "--out", "again")
+    ebm(*words, cwd=tmp_path, check=0)
+    again = models.load(tmp_path / "again")
+    assert again.config.step_size == pytest.approx(0.01)
+    x = torch.rand(4, 1, 28, 28)
+    assert torch.equal(again.potential.energy(x), model.potential.energy(x))
+    ebm("sample", "again", "--from", "noise", "--steps", 2, "--count", 2, cwd=tmp_path, check=0)
+    fails(ebm(*words, cwd=tmp_path), "not empty")
+
+
+def test_a_log_density_changes_its_sign(tmp_path: Path) -> None:
+    """`--sign logp`: the energy is the negative of the output."""
+    path, network = pth(tmp_path, "nonlocal", (1, 16, 16), width=2)
+    found = signed(recognise(read_pth(path)), "logp")
+    ours = build("nonlocal", found.shape, **found.arguments)
+    ours.load_state_dict(found.weights)
+    x = torch.rand(3, 1, 16, 16)
+    torch.testing.assert_close(ours(x), -network(x))
+
+
+def test_wrapped_state_dicts(tmp_path: Path) -> None:
+    """Inside a larger file, with DataParallel's prefix, in float64: the same weights."""
+    _, network = pth(tmp_path, "vanilla", (1, 16, 16), width=4)
+    state = network.state_dict()
+    wrapped = {"epoch": 3, "state_dict": {f"module.{k}": v.double() for k, v in state.items()}}
+    torch.save(wrapped, tmp_path / "wrapped.pth")
+    read = read_pth(tmp_path / "wrapped.pth")
+    assert all(torch.equal(read[k], v) for k, v in state.items())
+
+
+class _Evil:
+    def __init__(self, command: str) -> None:
+        self.command = command
+
+    def __reduce__(self) -> tuple[Any, tuple[str]]:
+        return os.system, (self.command,)
+
+
+def _odd_files(folder: Path) -> dict[str, str]:
+    """Files that are no state dict of ours, each with what the message says of it."""
+    good = build("vanilla", (1, 16, 16), width=4).state_dict()
+    evil = _Evil(f"touch {folder}/ran")
+    torch.save({"f.0.weight": evil}, folder / "evil.pth")
+    (folder / "evil.pkl").write_bytes(pickle.dumps(evil))
+    torch.save(build("vanilla", (1, 16, 16), width=4), folder / "module.pth")
+    (folder / "empty.pth").write_bytes(b"")
+    (folder / "text.pth").write_text("no weights here\n")
+    whole = io.BytesIO()
+    torch.save(good, whole)
+    (folder / "half.pth").write_bytes(whole.getvalue()[: len(whole.getvalue()) // 2])
+    with zipfile.ZipFile(folder / "zip.pth", "w") as archive:
+        archive.writestr("hello", "there")
+    torch.save([1, 2, 3], folder / "list.pth")
+    torch.save({}, folder / "none.pth")
+    torch.save({**good, "f.0.weight": good["f.0.weight"] * float("nan")}, folder / "nan.pth")
+    torch.save({**good, "f.0.bias": torch.arange(4)}, folder / "int.pth")
+    torch.save({**good, "f.0.weight": torch.zeros(1).expand(10**9, 1, 3, 3)}, folder / "huge.pth")
+    torch.save({**good, "f.0.weight": good["f.0.weight"].to_sparse()}, folder / "sparse.pth")
+    torch.save({**good, "f.2.weight": torch.zeros(8, 4, 3, 3)}, folder / "shape.pth")
+    torch.save({k: v for k, v in good.items() if k != "f.4.bias"}, folder / "missing.pth")
+    torch.save({"conv1.weight": torch.zeros(8, 3, 3, 3)}, folder / "other.pth")
+    torch.save({"f.0.weight": torch.zeros(())}, folder / "scalar.pth")
+    return {
+        "evil.pth": "run code",
+        "evil.pkl": "run code",
+        "module.pth": "run code",
+        "empty.pth": "not a whole",
+        "text.pth": "",
+        "half.pth": "not a whole",
+        "zip.pth": "not a whole",
+        "list.pth": "no state dict",
+        "none.pth": "no state dict",
+        "nan.pth": "not finite",
+        "int.pth": "int64",
+        "huge.pth": "plain tensor",
+        "sparse.pth": "",
+        "shape.pth": "f.2.weight",
+        "missing.pth": "missing",
+        "other.pth": "conv1.weight",
+        "scalar.pth": "not the weights",
+        "nowhere.pth": "does not exist",
+    }
+
+
+def test_odd_and_hostile_files_give_one_line(tmp_path: Path) -> None:
+    """Each is refused for what it is, nothing in it is run, nothing is written."""
+    expected = _odd_files(tmp_path)
+    before = sorted(p.name for p in tmp_path.iterdir())
+    for name, part in expected.items():
+        ran = ebm("convert", name, "--step-size", 0.01, "--out", "out", cwd=tmp_path)
+        fails(ran, part)
+    assert sorted(p.name for p in tmp_path.iterdir() if p.name != ".streams") == before
+    assert not (tmp_path / "ran").exists()
+
+
+def test_bad_arguments(tmp_path: Path) -> None:
+    """No scale; a size that the weights do not fit; a recipe and a step size; a recipe that is not there."""
+    path, _ = pth(tmp_path, "vanilla", (1, 28, 28), width=4)
+    fails(ebm("convert", path, cwd=tmp_path), "--recipe", code=2)
+    fails(ebm("convert", path, "--step-size", 0.01, "--size", 64, cwd=tmp_path), "24 to 31")
+    fails(ebm("convert", path, "--step-size", 0.01, "--recipe", "mnist_shortrun", cwd=tmp_path), "leave out", code=2)
+    fails(ebm("convert", path, "--recipe", "mnist_shorter", cwd=tmp_path), code=2)
+    fails(ebm("convert", "nobody", "--to", "pth", cwd=tmp_path), "nobody")
+    (tmp_path / "file").write_text("")
+    fails(ebm("convert", path, "--step-size", 0.01, "--out", "file", cwd=tmp_path), "file")
+    fails(ebm("convert", path, "--step-size", 0.01, "--out", "file/in", cwd=tmp_path), "file")
