@@ -1,0 +1,194 @@
+"""The verdict on an energy: is exp(−U/T) a density of the data? (floor 2)
+
+A pure function of measured numbers. Its logic is that of a test: if the density is the data's, then images of the
+data are draws from it, and chains that start at them are in their steady state from the first step on and stay
+there, mixed or not. So what chains from data lose speaks against the model as soon as it is seen, while nothing
+speaks for it before they have left their starts. The thresholds below were set, and are tested, on energies whose
+truth is known; none was changed after an image model had been seen.
+"""
+
+from __future__ import annotations
+
+import math
+from enum import StrEnum
+from typing import NamedTuple
+
+from ebmcli.evaluation.mixing import Estimate
+
+FLAT = 0.1
+"""Least steepness of an energy that is not called flat.
+
+For any density of the data, E[(x − μ)·∇U] = D·T (Stein's identity), so √(E‖∇U‖² · E‖x − μ‖²) ≥ D·T by Cauchy and
+Schwarz: the steepness √(E‖∇U‖² E‖x − μ‖²)/(D·T) is 1 or more, 1 for an isotropic Gaussian, 0 for a constant.
+Below 0.1 the temperature is ten times too high for anything in the data to hold a chain.
+"""
+FAR = 0.85
+"""Share of pairs (state of a chain, image of the data) with the chain below from which its energy is *far* below.
+
+½ for equal distributions of whatever shape. Two normal ones of equal width give 0.85 at a distance of 1.5 standard
+deviations; a density of the plane that is sharpened by a factor k (U → k·U) gives k/(k + 1), 0.91 for 10, while its
+mean energy, in standard deviations of the data's, never falls by more than 1: the gap alone would miss it. The
+residual sharpening of Langevin learning with ε below the data's width stays under 0.6. The same share above: U is
+far above the data's.
+"""
+DIFFERENT = 0.5
+"""Share of the way from the data to a Gaussian from which samples are not the data's (`distance.Compared.share`).
+
+Samples beyond it are nearer to images without structure (the mean and covariance of the data's pixels are all that
+such a Gaussian knows) than to the data.
+"""
+DRIFT = 0.25
+"""Drift of the energy between the last two quarters, in standard deviations of the data's energy, that is tolerated.
+
+A quarter of the data's own spread is not seen in a picture; below it, and below three standard errors, a chain counts
+as steady.
+"""
+RHAT = 1.1
+"""Largest rank-normalised split R-hat of mixed chains (Gelman & Rubin's 1.1).
+
+The mean energy and its error are reported beside it, so R-hat has to find chains that disagree by a good part of their
+spread, not to certify the third digit; 1.01 (Vehtari et al. 2021) asks for thousands of independent draws.
+"""
+ESS = 100.0
+"""Least effective sample size: the mean energy is then known to a tenth of its spread."""
+MEMORY = 0.1
+"""Largest memory of the start (`mixing.memory`) over the last half of chains that have left it.
+
+A tenth of the chains that never left their mode, or all of them a tenth of the way from home.
+"""
+SIGMAS = 3.0
+"""Standard errors that a difference has to have before it counts: 1 in 400 by chance."""
+
+
+class Verdict(StrEnum):
+    """What an energy is."""
+
+    MATCHES = "steady-state matches data"
+    OVERSATURATED = "oversaturated"
+    DIFFERS = "steady state differs"
+    COLLAPSED = "collapsed (flat energy)"
+    UNMIXED = "not mixed yet"
+
+
+class Measured(NamedTuple):
+    """What a verdict is made of; energies in units of U, those of chains over their last half."""
+
+    steps: int
+    from_data: bool
+    """whether chains started at images of the data"""
+    steepness: float
+    """√(E‖∇U‖² · E‖x − μ‖²)/(D·T) over the data"""
+    energy_data: Estimate
+    energy_data_sd: float
+    energy_long: Estimate
+    below: Estimate
+    """probability that a state of a chain has less energy than an image of the data"""
+    drift: Estimate
+    """mean energy of the last quarter minus the one before, in standard deviations of the data's energy"""
+    rhat: float
+    ess: float
+    autocorrelation_time: float
+    """steps"""
+    memory: Estimate
+    distance: Estimate | None = None
+    """share of the way from the data to a Gaussian; None where it was not measured"""
+    energy_short: Estimate | None = None
+    """of the model's own samples, L steps from where its training's chains start"""
+
+    @property
+    def gap(self) -> Estimate:
+        """(long-run − data) energy in standard deviations of the data's."""
+        sd = self.energy_data_sd or math.nan
+        error = math.hypot(self.energy_long.error, self.energy_data.error)
+        return Estimate((self.energy_long.value - self.energy_data.value) / sd, error / sd)
+
+
+class Judgement(NamedTuple):
+    """A verdict and why."""
+
+    verdict: Verdict
+    reasons: tuple[str, ...]
+    """in words and numbers, the decisive one first"""
+
+    @property
+    def matches(self) -> bool:
+        """Whether the energy passed as a density of the data."""
+        return self.verdict is Verdict.MATCHES
+
+
+def verdict(m: Measured) -> Judgement:
+    """The verdict on an energy, with its reasons."""
+    moving = not (abs(m.drift.value) <= DRIFT or abs(m.drift.value) <= SIGMAS * m.drift.error)
+    drift = (
+        f"the energy {'still moves' if moving else 'is steady'}: {_signed(m.drift)} sd of the data's energy from the "
+        f"third quarter to the last (more than {DRIFT:g} and {SIGMAS:g} standard errors would be moving)"
+    )
+    gap = f"energy of the chains {_signed(m.gap)} sd from the data's"
+    below = f"{m.below.value:.0%} of their states lie below an image of the data (½ if equal; far from {FAR:.0%})"
+    energy = f"{gap}; {below}"
+    distance = (
+        "how far the samples are from the data was not measured"
+        if m.distance is None
+        else f"the samples are {_plain(m.distance)} of the way from the data (0) to a Gaussian with the data's mean "
+        f"and covariance (1); {DIFFERENT:g} is different"
+    )
+    if not m.steepness >= FLAT:
+        return Judgement(
+            Verdict.COLLAPSED,
+            (
+                f"the energy's slope over the data is {m.steepness:.2g} of the least that a density of the data can "
+                f"have (flat under {FLAT:g}): nothing holds a chain",
+                energy,
+            ),
+        )
+    if m.below.value >= FAR and m.below.value - SIGMAS * _known(m.below) > 0.5:
+        return Judgement(Verdict.OVERSATURATED, (f"far below the data: {energy}", distance, drift))
+    failures = _unmixed(m)
+    # Chains from data that are not the data's any more count before they have mixed; others have to have mixed.
+    settled = not moving and (m.from_data or not failures)
+    above = m.below.value <= 1 - FAR and m.below.value + SIGMAS * _known(m.below) < 0.5
+    far = m.distance is not None and m.distance.value - SIGMAS * _known(m.distance) > DIFFERENT
+    if settled and (above or far):
+        first, second = (distance, energy) if far else (f"above the data: {energy}", distance)
+        return Judgement(Verdict.DIFFERS, (first, second, drift))
+    if moving:
+        failures.insert(0, drift)
+    if above or far:
+        failures.append(distance if far else f"above the data so far: {energy}")
+    if m.distance is None:
+        failures.append(distance)
+    if failures:
+        return Judgement(Verdict.UNMIXED, tuple(failures))
+    mixed = (
+        f"chains have left their starts (memory {_plain(m.memory)}) and agree (R-hat {m.rhat:.3f}, "
+        f"{m.ess:.0f} effective draws, autocorrelation time about {m.autocorrelation_time:.0f} steps)"
+    )
+    return Judgement(Verdict.MATCHES, (energy, distance, drift, mixed))
+
+
+def _unmixed(m: Measured) -> list[str]:
+    """Why these chains do not show the steady state; none if they do."""
+    failures = []
+    if not m.memory.value <= MEMORY:
+        failures.append(
+            f"chains have not left their starts: over the last half they remember {_plain(m.memory)} of them "
+            f"(1 at the start, {MEMORY:g} or less when left)"
+        )
+    if not m.rhat <= RHAT:
+        failures.append(f"chains disagree on the energy: R-hat {m.rhat:.3f}, at most {RHAT:g} when mixed")
+    if not m.ess >= ESS:
+        failures.append(f"the energy has {m.ess:.0f} effective draws, {ESS:.0f} or more are needed")
+    return failures
+
+
+def _known(estimate: Estimate) -> float:
+    """The error, infinite where it is not known: nothing is then decided by this number."""
+    return math.inf if math.isnan(estimate.error) else estimate.error
+
+
+def _signed(estimate: Estimate) -> str:
+    return f"{estimate.value:+.2g} ± {estimate.error:.1g}"
+
+
+def _plain(estimate: Estimate) -> str:
+    return f"{estimate.value:.2f} ± {estimate.error:.1g}"
