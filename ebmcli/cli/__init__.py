@@ -34,6 +34,7 @@ COMMANDS: dict[str, Command] = {
     "train": Command("Learn an energy from images or 2-D points (Algorithm 1).", "ebmcli.cli.train:train"),
     "sample": Command("Draw samples from a learned energy by Langevin dynamics.", "ebmcli.cli.sample:sample"),
     "chain-video": Command("Film the chains of a model, or of two side by side.", "ebmcli.cli.chain_video:chain_video"),
+    "compare": Command("Compare energies, ours and others', on the same noise.", "ebmcli.cli.compare:compare"),
     "inspect": Command("Say what a model, a run or a picture of ours is.", "ebmcli.cli.inspect:inspect"),
     "models": Command("List the models that come with the package.", "ebmcli.cli.models:models"),
     "export": Command("Write a model as a folder that stands alone.", "ebmcli.cli.export:export"),

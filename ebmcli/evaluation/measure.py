@@ -1,7 +1,7 @@
 """From chains that were watched to measured numbers and a verdict (floor 2).
 
-    outcome = judge(ebmcli.load("mnist-shortrun"), steps=20_000)
-    print(outcome.judgement.verdict, *outcome.judgement.reasons, sep="\n")
+outcome = judge(ebmcli.load("mnist-shortrun"), steps=20_000)
+print(outcome.judgement.verdict, *outcome.judgement.reasons, sep="\n")
 """
 
 from __future__ import annotations

@@ -1,0 +1,238 @@
+"""`ebm compare`: several energies, ours and others', on the same noise."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ebmcli.cli import options
+from ebmcli.cli.output import Output
+from ebmcli.errors import UsageError
+
+if TYPE_CHECKING:
+    from ebmcli.checkpoint import Checkpoint
+    from ebmcli.evaluation import Reference, WalkSettings
+    from ebmcli.evaluation.compare import Comparison
+    from ebmcli.foreign import Foreign
+
+
+class Sign(StrEnum):
+    """Which outputs of an imported module are likely."""
+
+    energy = "energy"
+    logp = "logp"
+
+
+def compare(
+    models_: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[MODEL]...",
+            help="Bundled names, folders, files, runs, or code: package.module:factory. Left out: all bundled models "
+            "of the default's size.",
+            show_default=False,
+        ),
+    ] = None,
+    from_: Annotated[
+        str, typer.Option("--from", metavar="START", help="Of the long runs: data, noise, bank, or a path to images.")
+    ] = "data",
+    steps: Annotated[int, typer.Option("--steps", metavar="N", min=1, help="Of the long runs.")] = 2000,
+    count: Annotated[int, typer.Option("--count", "-n", metavar="N", min=2, help="Chains of each.")] = 36,
+    kernel: Annotated[
+        str, typer.Option("--kernel", metavar="NAME", help="langevin, mala, hmc or underdamped.")
+    ] = "langevin",
+    step_size: Annotated[
+        float | None,
+        typer.Option("--step-size", metavar="E", min=1e-9, help="ε of all.", show_default="each model's own"),
+    ] = None,
+    cross_steps: Annotated[
+        int | None,
+        typer.Option(
+            "--cross-steps",
+            metavar="N",
+            min=0,
+            help="Of A's chains from B's samples.",
+            show_default="a tenth of --steps",
+        ),
+    ] = None,
+    data: options.Data = None,
+    seed: options.Seed = 0,
+    features: Annotated[
+        str | None,
+        typer.Option("--features", metavar="NET", help="Feature network of the distance.", show_default="embedded"),
+    ] = None,
+    sign: Annotated[
+        Sign, typer.Option("--sign", help="Of code: are low outputs likely (energy), or high ones (logp)?")
+    ] = Sign.energy,
+    scale: Annotated[float, typer.Option("--scale", metavar="S", min=1e-30, help="Of code: U = S · output.")] = 1.0,
+    size: Annotated[
+        int | None, typer.Option("--size", metavar="PX", min=1, help="Of code: its images.", show_default="the others'")
+    ] = None,
+    channels: Annotated[
+        int | None, typer.Option("--channels", metavar="C", min=1, help="Of code.", show_default="the others'")
+    ] = None,
+    short: Annotated[int, typer.Option("--short", metavar="N", min=1, help="Of code: steps of a short run.")] = 100,
+    html: Annotated[
+        Path | None, typer.Option("--html", metavar="PATH", help="Write one page, offline.", show_default=False)
+    ] = None,
+    png: Annotated[
+        Path | None, typer.Option("--png", metavar="PATH", help="Write the samples as a picture.", show_default=False)
+    ] = None,
+    trust_code: options.TrustCode = False,
+    device: options.Device = "auto",
+    backend: options.Backend = "auto",
+    threads: options.Threads = None,
+    force: options.Force = False,
+    json: options.Json = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Compare energies: short and long samples side by side, verdict, distance to the data, cost.
+
+    All start at the same images and use the same noise. Code that you name is imported and run. Each
+    model is also asked about the samples of every other.
+    """
+    output = Output(json=json, quiet=quiet)
+    for path, ending in ((html, ".html"), (png, ".png")):
+        _free(path, ending, force)
+
+    import torch
+
+    from ebmcli import device as devices
+    from ebmcli import foreign, models
+    from ebmcli.evaluation import WalkSettings, load_features, reference_of, sheet
+    from ebmcli.evaluation import compare as comparing
+    from ebmcli.sampler import KERNELS
+
+    if kernel not in KERNELS:
+        raise UsageError(f"unknown kernel {kernel!r}", f"use {', '.join(KERNELS)}")
+    torch.set_num_threads(threads or torch.get_num_threads())
+    place = devices.pick(device)
+    names = list(models_ or _bundled_of_one_size())
+    ours = {
+        n: models.load(n, device=place, backend=backend, trusted=trust_code) for n in names if not foreign.is_spec(n)
+    }
+    more = {"sign": sign.value, "scale": scale, "step_size": step_size, "steps": short}
+    others = _foreign(names, ours, size, channels, data, **more)
+    loaded = [
+        (_label(n), ours[n] if n in ours else foreign.load(n, others, device=place, backend=backend)) for n in names
+    ]
+    comparing.check_shapes(loaded)
+
+    def settings(model: Checkpoint) -> WalkSettings:
+        return WalkSettings.of(
+            model,
+            start=from_,
+            against="none",
+            steps=steps,
+            chains=count,
+            kernel=kernel,
+            step_size=step_size,
+            seed=seed,
+            moments=3,
+            data=data,
+        )
+
+    first = next(iter(ours.values()), loaded[0][1])
+    net = None if first.config.image_size == 1 else load_features(features, trusted=trust_code)
+    reference: Reference = reference_of(first, settings(first), net)
+    crossing = max(1, steps // 10) if cross_steps is None else cross_steps
+    total = sum(m.config.steps + steps for _, m in loaded) + len(loaded) * (len(loaded) - 1) * crossing
+    before: dict[str, int] = {}
+    with output.progress("comparing", total, unit="steps", every=30.0) as bar:
+
+        def watch(name: str, step: int) -> None:
+            before[name] = step
+            bar.update(done=min(total, sum(before.values())), model=name)
+
+        found = comparing.compare(loaded, reference, data or first.config.data, settings, crossing, watch)
+
+    output.table(sheet.rows(found), sheet.HEADER)
+    if found.crossings:
+        output.data("")
+        output.table(sheet.cross_rows(found.crossings), sheet.CROSS_HEADER)
+    for line in sheet.notes(found):
+        output.say(line)
+    for c in found.contestants:
+        if c.diverged:
+            output.warn(f"{c.name}: {c.diverged}")
+        if c.model.potential.backend.note:
+            output.warn(f"{c.name}: {c.model.potential.backend.note}")
+    _write(found, html, png, output)
+    output.result(sheet.as_json(found))
+
+
+def _label(name: str) -> str:
+    from ebmcli import foreign, models
+
+    return name if foreign.is_spec(name) else models.label(name)
+
+
+def _bundled_of_one_size() -> list[str]:
+    """The default model, and the bundled ones that share its images."""
+    import json as jsonlib
+
+    from ebmcli import models
+
+    def shape(folder: Path) -> tuple[int, int]:
+        config = jsonlib.loads((folder / "config.json").read_text())
+        return config["image_size"], config["channels"]
+
+    bundled = models.bundled()
+    first = models.default()
+    if first not in bundled:
+        return [first]
+    return [first, *(n for n, f in bundled.items() if n != first and shape(f) == shape(bundled[first]))]
+
+
+def _foreign(
+    names: list[str],
+    ours: dict[str, Checkpoint],
+    size: int | None,
+    channels: int | None,
+    data: str | None,
+    **settings: Any,
+) -> Foreign:
+    """What the options, or else the models beside it, say of imported code.
+
+    Raises:
+        UsageError: nothing says its size, or its data.
+    """
+    from ebmcli.foreign import Foreign
+
+    code = [n for n in names if n not in ours]
+    beside = next(iter(ours.values())).config if ours else None
+    if code and beside is None and (size is None or channels is None or data is None):
+        raise UsageError(f"nothing says what images {code[0]} takes", "give --size, --channels and --data")
+    return Foreign(
+        size=size or (beside.image_size if beside else 1),
+        channels=channels or (beside.channels if beside else 1),
+        data=data or (beside.data if beside else ""),
+        data_noise=beside.data_noise if beside else 0.0,
+        **{k: v for k, v in settings.items() if v is not None},
+    )
+
+
+def _free(path: Path | None, ending: str, force: bool) -> None:
+    """Where a report may go; said before anything is computed."""
+    from ebmcli.media.files import refuse_foreign
+
+    if path is None:
+        return
+    if path.suffix.lower() != ending:
+        raise UsageError(f"--{ending[1:]} {path} does not end in {ending}", f"give a name such as result{ending}")
+    refuse_foreign(path, force)
+
+
+def _write(found: Comparison, html: Path | None, png: Path | None, output: Output) -> None:
+    from ebmcli import media
+    from ebmcli.evaluation import sheet
+
+    if png is not None:
+        media.save_png(sheet.picture(found), png, sheet.about(found))
+        output.say(f"{png}: short and long samples, a row a model")
+    if html is not None:
+        sheet.report(found).save(html)
+        output.say(f"{html}: everything on one page")

@@ -1,0 +1,251 @@
+"""A comparison as a table, a picture in the layout of the paper's Fig. 8, a page, and JSON (floor 2)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from PIL import Image, ImageDraw
+
+from ebmcli import __version__, media
+from ebmcli.evaluation.compare import Comparison, Contestant, Crossing, Side
+from ebmcli.evaluation.mixing import Estimate
+from ebmcli.media import page
+from ebmcli.media.lettering import Colour, shorten, write
+
+HEADER = (
+    "model",
+    "verdict",
+    "energy short",
+    "energy long",
+    "distance short",
+    "distance long",
+    "|x| long",
+    "ms/step",
+    "updates",
+)
+CROSS_HEADER = ("under", "samples of", "energy of short", "energy of long", "its chains lead to", "distance then")
+
+_INK: Colour = (29, 29, 31)
+_SOFT: Colour = (99, 99, 107)
+_PAPER: Colour = (255, 255, 255)
+_SIDE = 520
+"""Width and height of one set of samples in the picture, px."""
+_SHOWN = 36
+"""Samples of a set that are shown, at most."""
+
+
+def verdict_of(c: Contestant) -> str:
+    """The verdict in words; what became of chains that diverged."""
+    return str(c.outcome.judgement.verdict) if c.outcome is not None else "diverged"
+
+
+def rows(comparison: Comparison) -> list[tuple[str, ...]]:
+    """A row a model, and one for the data itself, under `HEADER`."""
+    found = [
+        (
+            c.name,
+            verdict_of(c),
+            _gap(c.short.gap),
+            _gap(c.long.gap) if c.long else "–",
+            _distance(c.short),
+            _distance(c.long) if c.long else "–",
+            f"{c.long.saturation.mean_abs:.2f}" if c.long else "–",
+            f"{1000 * c.seconds_a_step:.3g}",
+            f"{c.model.config.updates:,}" if c.model.config.updates else "–",
+        )
+        for c in comparison.contestants
+    ]
+    own = comparison.contestants[0].short.distance
+    return [*found, ("the data, other half", "", "0", "0", f"{own.data:.3g}", f"{own.data:.3g}", "1.00", "", "")]
+
+
+def cross_rows(crossings: Iterable[Crossing]) -> list[tuple[str, ...]]:
+    """A row for each model about each other's samples, under `CROSS_HEADER`."""
+    return [
+        (
+            c.a,
+            c.b,
+            _number(c.short),
+            _number(c.long),
+            _gap(c.went) if c.went else "–",
+            f"{c.distance.distance:.3g}" if c.distance else "–",
+        )
+        for c in crossings
+    ]
+
+
+def notes(comparison: Comparison) -> list[str]:
+    """What the numbers mean."""
+    reference, first = comparison.reference, comparison.contestants[0]
+    d = first.short.distance
+    lines = [
+        f"energy: how far its mean is from that of {comparison.data}, in standard deviations of the data's energy",
+        f"distance: {reference.name} to {comparison.data}, {d.count} samples; the data's other half {d.data:.3g}, a "
+        f"Gaussian with the data's mean and covariance {d.gaussian:.3g}",
+        "|x|: mean |pixel| over the data's; far above 1 is oversaturated" if not reference.points else "",
+        f"short: as each model was trained; long: {comparison.steps:,} steps; the same starts and noise for all; "
+        f"ms/step for all {first.settings.chains + first.settings.others} chains",
+    ]
+    if comparison.crossings and comparison.cross_steps:
+        lines.append(
+            f"its chains lead to: energy after {comparison.cross_steps:,} steps from the other's short samples"
+        )
+    return [line for line in lines if line]
+
+
+def picture(comparison: Comparison) -> Image.Image:
+    """Short-run beside long-run samples, a row a model (the layout of Fig. 8)."""
+    pad, top, words = 36, 74, 92
+    width = 3 * pad + 2 * _SIDE
+    height = top + len(comparison.contestants) * (words + _SIDE + pad)
+    sheet = Image.new("RGB", (width, height), _PAPER)
+    draw = ImageDraw.Draw(sheet)
+    for column, text in enumerate(("short run, as trained", f"after {comparison.steps:,} steps")):
+        write(draw, (pad + column * (_SIDE + pad), 48), text, 22, _SOFT)
+    for number, c in enumerate(comparison.contestants):
+        y = top + number * (words + _SIDE + pad)
+        write(draw, (pad, y + 26), shorten(c.name, 28, _SIDE), 28, _INK)
+        write(draw, (2 * pad + _SIDE, y + 26), shorten(verdict_of(c), 28, _SIDE), 28, _INK)
+        for column, side in enumerate((c.short, c.long)):
+            left = pad + column * (_SIDE + pad)
+            if side is None:
+                write(draw, (left, y + 60), shorten(c.diverged, 20, _SIDE), 20, _SOFT)
+                continue
+            about = f"energy {_gap(side.gap)} σ, distance {_distance(side)}"
+            write(draw, (left, y + 60), shorten(about, 20, _SIDE), 20, _SOFT)
+            sheet.paste(_samples(side), (left, y + words - 12))
+    return sheet
+
+
+def _samples(side: Side) -> Image.Image:
+    if tuple(side.x.shape[1:]) == (2, 1, 1):
+        reach = 1.2 * float(side.x.abs().max())
+        return media.scatter(side.x, _SIDE, (-reach, reach)).convert("RGB")
+    n = min(len(side.x), _SHOWN)
+    columns = max(1, math.isqrt(n))
+    grid = media.grid(side.x[: columns * columns], columns=columns, width=_SIDE).convert("RGB")
+    return grid if grid.width <= _SIDE else grid.resize((_SIDE, _SIDE), Image.Resampling.BOX)
+
+
+def report(comparison: Comparison) -> page.Page:
+    """Everything on one page."""
+    names = ", ".join(c.name for c in comparison.contestants)
+    found = page.Page(f"Compared: {names}", f"{comparison.steps:,} steps each, against {comparison.data}", _STYLE)
+    found.add(page.table(rows(comparison), HEADER))
+    for c in comparison.contestants:
+        found.add(page.heading(c.name))
+        if c.outcome is not None:
+            judged = c.outcome.judgement
+            found.add(page.verdict(str(judged.verdict), judged.reasons, judged.matches))
+        else:
+            found.add(page.verdict("diverged", [c.diverged], False))
+        sides = [("short run, as trained", c.short)] + (
+            [(f"after {comparison.steps:,} steps", c.long)] if c.long else []
+        )
+        pictures = [
+            page.picture(_samples(side), f"{what}: energy {_gap(side.gap)} σ, distance {_distance(side)}")
+            for what, side in sides
+        ]
+        found.add(f'<div class="pair">{"".join(pictures)}</div>')
+    if comparison.crossings:
+        found.add(page.heading("Each under the others"), page.table(cross_rows(comparison.crossings), CROSS_HEADER))
+        for crossing in comparison.crossings:
+            if crossing.x is not None and crossing.went is not None:
+                side = Side(crossing.x, crossing.went, crossing.distance, None)  # type: ignore[arg-type]
+                after = f"{comparison.cross_steps:,} steps"
+                text = f"chains of {crossing.a}, begun at short samples of {crossing.b}, after {after}"
+                found.add(page.picture(_samples(side), text))
+    found.add(page.heading("What the numbers are"), *(page.paragraph(line) for line in notes(comparison)))
+    return found
+
+
+_STYLE = """
+.pair { display: flex; flex-wrap: wrap; gap: 0 1.5rem; }
+.pair figure { flex: 1 1 18rem; max-width: 30rem; }
+.pair img { width: 100%; }
+"""
+
+
+def about(comparison: Comparison) -> dict[str, Any]:
+    """What made a picture: models, data, settings; no path, no time."""
+    settings = comparison.contestants[0].settings
+    return {
+        "made_by": f"ebm {__version__}",
+        "models": [{"name": c.name, "sha256": c.model.digest or None} for c in comparison.contestants],
+        "data": Path(comparison.data).name,
+        "steps": comparison.steps,
+        "count": settings.chains,
+        "seed": settings.seed,
+        "kernel": settings.kernel,
+    }
+
+
+def as_json(comparison: Comparison) -> dict[str, Any]:
+    """All numbers."""
+    reference = comparison.reference
+    d = comparison.contestants[0].short.distance
+    return {
+        "data": comparison.data,
+        "distance": reference.name,
+        "distance_of_halves": d.data,
+        "distance_of_gaussian": d.gaussian,
+        "steps": comparison.steps,
+        "models": [_contestant(c) for c in comparison.contestants],
+        "across": [
+            {
+                "under": c.a,
+                "samples_of": c.b,
+                "energy_short": c.short,
+                "energy_long": c.long,
+                "energy_after": c.went._asdict() if c.went else None,
+                "distance_after": c.distance.distance if c.distance else None,
+                "steps": comparison.cross_steps,
+            }
+            for c in comparison.crossings
+        ],
+    }
+
+
+def _contestant(c: Contestant) -> dict[str, Any]:
+    def side(s: Side | None) -> dict[str, Any] | None:
+        if s is None:
+            return None
+        return {
+            "energy": s.gap._asdict(),
+            "distance": s.distance._asdict(),
+            "share": s.distance.share,
+            "saturation": s.saturation._asdict(),
+        }
+
+    return {
+        "model": c.name,
+        "sha256": c.model.digest or None,
+        "verdict": verdict_of(c),
+        "reasons": list(c.outcome.judgement.reasons) if c.outcome else [c.diverged],
+        "energy_data_mean": c.energy_data[0],
+        "energy_data_sd": c.energy_data[1],
+        "short": side(c.short),
+        "long": side(c.long),
+        "acceptance": c.outcome.acceptance if c.outcome else None,
+        "step_size": c.outcome.step_size if c.outcome else c.settings.step_size,
+        "milliseconds_a_step": 1000 * c.seconds_a_step,
+        "chains": c.settings.chains + c.settings.others,
+        "updates": c.model.config.updates,
+        "weights": sum(p.numel() for p in c.model.potential.parameters()),
+        "backend": c.model.potential.backend.name,
+    }
+
+
+def _gap(estimate: Estimate) -> str:
+    return _number(estimate.value) + (f" ± {estimate.error:.1g}" if math.isfinite(estimate.error) else "")
+
+
+def _number(value: float) -> str:
+    return f"{value:+.3g}".replace("-", "−") if math.isfinite(value) else "–"
+
+
+def _distance(side: Side) -> str:
+    return f"{side.distance.distance:.3g}" + (f" ± {side.distance.error:.1g}" if side.distance.error >= 0 else "")
