@@ -53,8 +53,8 @@ def read_pth(path: Path) -> dict[str, Tensor]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             content = torch.load(path, map_location="cpu", weights_only=True)
-    except OSError as error:
-        raise EBMError(f"{path} cannot be read: {error.strerror or error}", "check its permissions") from error
+    except PermissionError as error:
+        raise EBMError(f"{path} cannot be read: {error.strerror}", "check its permissions") from error
     except Exception as error:  # whatever a damaged or hostile file makes of the reader
         text = " ".join(str(error).split())
         if "weights_only" in text.lower() or "Unsupported" in text or "not allowed" in text:

@@ -35,6 +35,8 @@ COMMANDS: dict[str, Command] = {
     "sample": Command("Draw samples from a learned energy by Langevin dynamics.", "ebmcli.cli.sample:sample"),
     "chain-video": Command("Film the chains of a model, or of two side by side.", "ebmcli.cli.chain_video:chain_video"),
     "compare": Command("Compare energies, ours and others', on the same noise.", "ebmcli.cli.compare:compare"),
+    "interpolate": Command("Walk between starts of a short run.", "ebmcli.cli.interpolate:interpolate"),
+    "reconstruct": Command("Find the start that leads to an image.", "ebmcli.cli.reconstruct:reconstruct"),
     "inspect": Command("Say what a model, a run or a picture of ours is.", "ebmcli.cli.inspect:inspect"),
     "models": Command("List the models that come with the package.", "ebmcli.cli.models:models"),
     "export": Command("Write a model as a folder that stands alone.", "ebmcli.cli.export:export"),

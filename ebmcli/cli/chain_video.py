@@ -23,7 +23,7 @@ FROZEN = 0.01
 """An acceptance below this is worth a warning."""
 POINTS = 2000
 """Chains of a 2-D toy."""
-SMALLEST = 160
+SMALLEST = 200
 """Pixels that a side of a frame has at least."""
 IMAGES = {1: 16, 2: 24}
 """Chains of images, with one model and with two: what fills the frame."""

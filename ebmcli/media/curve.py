@@ -112,7 +112,7 @@ class Curve:
         left = round(max([width(label, self.text) for _, label in labels], default=0)) + round(0.6 * self.text)
         bottom = round(1.7 * self.text) if self.marks else round(0.3 * self.text)
         top = round(0.4 * self.text)
-        w, h = width_ - left - round(0.4 * self.text), height - bottom - top
+        w, h = max(8, width_ - left - round(0.4 * self.text)), max(8, height - bottom - top)
 
         def y(value: float) -> float:
             return (high - value) / (high - low) * h

@@ -81,24 +81,25 @@ class Stage:
         self.curve.add(time, [self._spread(s, t) for s, t in zip(sights, self.titles, strict=True)])
         picture = self.background.copy()
         for seen, box in zip(sights, self.pictures, strict=True):
-            sheet = _sheet(seen.images, box, self.reach)
-            picture.paste(sheet, self._place(sheet, box))
+            images = sheet(seen.images, box, self.reach)
+            picture.paste(images, self._place(images, box))
         draw = ImageDraw.Draw(picture)
         self._write_counter(draw, step, sights)
         picture.paste(self.curve.picture(), self.curve_at)
         return picture
 
-    def _place(self, sheet: Image.Image, box: Box) -> tuple[int, int]:
+    def _place(self, images: Image.Image, box: Box) -> tuple[int, int]:
         """One sheet stands in the middle of its height, two hang from their titles."""
         if self.size[0] >= self.size[1]:
-            return box.left, box.top + ((box.height - sheet.height) // 2 if len(self.titles) == 1 else 0)
-        return box.left + (box.width - sheet.width) // 2, box.top
+            return box.left, box.top + ((box.height - images.height) // 2 if len(self.titles) == 1 else 0)
+        return box.left + (box.width - images.width) // 2, box.top
 
     def _spread(self, seen: Sights, title: Title) -> Spread:
         energy = np.asarray(seen.energy, dtype=np.float64)
         if self.by_data and title.data is not None:
             energy = (energy - title.data[0]) / title.data[1]
-        low, high = np.quantile(energy, (0.1, 0.9))
+        with np.errstate(invalid="ignore"):  # infinite energies have no quantiles, and are left out of the curve
+            low, high = np.quantile(energy, (0.1, 0.9))
         return Spread(float(energy.mean()), float(low), float(high))
 
     def _boxes(self) -> tuple[list[Box], list[Box], Box, Box]:
@@ -117,7 +118,7 @@ class Stage:
             count = Box(left, m + title + round(0.7 * m), right, counter)
             top = count.top + count.height + caption + round(0.4 * m)
             return [Box(m, (h - side) // 2, side, side)], [words], count, Box(left, top, right, h - m - top)
-        if w >= h:
+        if w >= 1.3 * h:
             each, tall = round(0.305 * w), h - 2 * m - title
             lefts = (m, round(1.7 * m) + each)
             texts = [Box(left, m, each, title) for left in lefts]
@@ -170,7 +171,7 @@ class Stage:
             write(draw, (box.left + box.width, base - 1.6 * self.small), text, self.small, MUTED, "r")
 
 
-def _sheet(images: Any, box: Box, reach: float) -> Image.Image:
+def sheet(images: Any, box: Box, reach: float = 1.5) -> Image.Image:
     """Images as large as they fit side by side, each pixel a whole number of pixels where that is possible."""
     if tuple(np.shape(images)[1:]) == (2, 1, 1):
         side = min(box.width, box.height)
@@ -185,13 +186,13 @@ def _sheet(images: Any, box: Box, reach: float) -> Image.Image:
     pixels = pixels.repeat(scale, axis=2).repeat(scale, axis=3)
     h, w = pixels.shape[2:]
     gap = max(1, round(_GAP * w))
-    sheet = np.empty((rows * (h + gap) - gap, columns * (w + gap) - gap, 3), dtype=np.uint8)
-    sheet[:] = BACKDROP
+    pasted = np.empty((rows * (h + gap) - gap, columns * (w + gap) - gap, 3), dtype=np.uint8)
+    pasted[:] = BACKDROP
     for number, image in enumerate(pixels):
         row, column = divmod(number, columns)
         top, left = row * (h + gap), column * (w + gap)
-        sheet[top : top + h, left : left + w] = image.transpose(1, 2, 0)
-    picture = Image.fromarray(sheet)
+        pasted[top : top + h, left : left + w] = image.transpose(1, 2, 0)
+    picture = Image.fromarray(pasted)
     if picture.width > box.width or picture.height > box.height:
         picture.thumbnail((box.width, box.height), Image.Resampling.BOX)
     return picture

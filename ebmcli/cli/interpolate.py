@@ -1,0 +1,133 @@
+"""`ebm interpolate`: the images between pairs of starts of a short run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ebmcli.cli import options
+from ebmcli.cli.output import Output
+from ebmcli.errors import EBMError, UsageError
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from ebmcli.shortrun import Interpolation
+
+COLUMNS = 10
+"""Images of a pair in the strip."""
+
+
+def interpolate(
+    model: options.Model = None,
+    pairs: Annotated[int, typer.Option("--pairs", "-n", metavar="N", min=1, help="Rows of the strip.")] = 6,
+    frames: Annotated[int, typer.Option("--frames", metavar="N", min=3, help="Images between the two ends.")] = 60,
+    steps: options.Steps = None,
+    step_size: Annotated[
+        float | None,
+        typer.Option("--step-size", metavar="E", min=0.0, help="ε, pixel units.", show_default="the model's own"),
+    ] = None,
+    noise: Annotated[
+        float | None,
+        typer.Option("--noise", metavar="T", min=0.0, help="τ: 1, or 0 for descent.", show_default="the model's own"),
+    ] = None,
+    seed: options.Seed = 0,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", metavar="PATH", help="The strip, a PNG.", show_default="MODEL-interpolation.png"),
+    ] = None,
+    video: Annotated[
+        Path | None,
+        typer.Option(
+            "--video", metavar="PATH", help="There and back as a film.", show_default="beside the strip, .mp4"
+        ),
+    ] = None,
+    fps: Annotated[float, typer.Option("--fps", metavar="F", min=1, max=120, help="Of the film.")] = 30.0,
+    trust_code: options.TrustCode = False,
+    device: options.Device = "auto",
+    backend: options.Backend = "auto",
+    threads: options.Threads = None,
+    force: options.Force = False,
+    json: options.Json = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Walk between starts of a short run: its chains as a generator of images.
+
+    z = sin θ·z1 + cos θ·z2 with θ at equal distances, and one Langevin noise for all images of a pair.
+    A strip with a pair in each row, and a film.
+    """
+    output = Output(json=json, quiet=quiet)
+    import torch
+
+    from ebmcli import device as devices
+    from ebmcli import media, models
+    from ebmcli.media.files import refuse_foreign
+    from ebmcli.media.video import check_name, save_video
+    from ebmcli.sampling import SampleSettings, metadata
+    from ebmcli.shortrun import Generator
+    from ebmcli.shortrun import interpolate as walk
+
+    name = model or models.default()
+    strip = out or Path(f"{models.label(name)}-interpolation.png")
+    film = video or strip.with_suffix(".mp4")
+    if strip.suffix.lower() != ".png":
+        raise UsageError(f"--out {strip} does not end in .png", f"give a name such as {strip.with_suffix('.png').name}")
+    check_name(film, fps)
+    for path in (strip, film):
+        refuse_foreign(path, force)
+    torch.set_num_threads(threads or torch.get_num_threads())
+    loaded = models.load(model, device=devices.pick(device), backend=backend, trusted=trust_code)
+    if loaded.config.channels not in (1, 3):
+        raise EBMError(f"{name} is a model of points, not of images", "interpolate models of images")
+    generator = Generator(loaded, steps, step_size, noise, seed)
+    with output.progress("interpolating", pairs, unit="pairs", every=30.0) as bar:
+        for done in walk(generator, pairs, frames):
+            found = done
+            bar.update()
+    settings = SampleSettings.of(
+        loaded, start="noise", steps=steps, step_size=step_size, noise=noise, count=pairs, seed=seed
+    )
+    about = {**metadata(loaded, settings), "interpolation": {"pairs": pairs, "frames": frames}}
+    shown = torch.linspace(0, frames - 1, min(COLUMNS, frames)).round().long()
+    media.save_png(media.grid(found.x[:, shown].flatten(0, 1), columns=len(shown), width=1000), strip, about)
+    made = save_video(film, _frames(found), fps, about)
+
+    jump, typical = found.jump, found.steps.median()
+    output.say(
+        f"{name}: {pairs} pairs, {frames} images each, {generator.steps} steps, seed {seed}; a step of θ changes a "
+        f"pixel by {typical:.3g} (median), the largest is {jump.max():.2g} times a pair's median: "
+        f"{strip}, {film} ({made.seconds:.3g} s)"
+    )
+    output.result(
+        {
+            "out": strip,
+            "video": film,
+            "step_median": typical.item(),
+            "largest_over_median": jump.tolist(),
+            **about,
+        }
+    )
+
+
+def _frames(found: Interpolation) -> Iterator[Image.Image]:
+    """There and back, all pairs at once, with a mark that shows θ."""
+    from PIL import Image, ImageDraw
+
+    from ebmcli.media.curve import BACKDROP, LINES, RULE
+    from ebmcli.media.film import Box, sheet
+
+    margin, rail = 36, 44
+    count = found.x.shape[1]
+    for i in [*range(count), *range(count - 2, 0, -1)]:
+        images = sheet(found.x[:, i], Box(0, 0, 1208, 640))
+        width, height = images.width + 2 * margin, images.height + 2 * margin + rail
+        frame = Image.new("RGB", (width, height), BACKDROP)
+        frame.paste(images, (margin, margin))
+        draw = ImageDraw.Draw(frame)
+        y, x = height - margin, margin + 8 + round((width - 2 * margin - 16) * i / (count - 1))
+        draw.line((margin, y, width - margin, y), fill=RULE, width=3)
+        draw.ellipse((x - 8, y - 8, x + 8, y + 8), fill=LINES[0])
+        yield frame

@@ -1,0 +1,164 @@
+"""`ebm reconstruct`: starts of a short run that lead to given images."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ebmcli.cli import options
+from ebmcli.cli.output import Output
+from ebmcli.errors import EBMError, UsageError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+ROWS = 4
+"""Moments that the picture shows, the last one included."""
+
+
+class Gradient(StrEnum):
+    """How the gradient comes back through the chain."""
+
+    auto = "auto"
+    exact = "exact"
+    cheap = "cheap"
+
+
+def reconstruct(
+    model: options.Model = None,
+    from_: Annotated[
+        str, typer.Option("--from", metavar="IMAGES", help="data, or a path to images of your own.")
+    ] = "data",
+    count: options.Count = 8,
+    iterations: Annotated[int, typer.Option("--iterations", metavar="N", min=0, help="Of gradient descent.")] = 60,
+    gradient: Annotated[
+        Gradient, typer.Option("--gradient", help="exact, or cheap where it is equal: piecewise linear networks.")
+    ] = Gradient.auto,
+    rate: Annotated[float, typer.Option("--rate", metavar="R", min=1e-6, help="Of the first step.")] = 0.5,
+    steps: options.Steps = None,
+    step_size: Annotated[
+        float | None,
+        typer.Option("--step-size", metavar="E", min=0.0, help="ε, pixel units.", show_default="the model's own"),
+    ] = None,
+    noise: Annotated[
+        float | None,
+        typer.Option("--noise", metavar="T", min=0.0, help="τ, held fixed; 0: none.", show_default="the model's own"),
+    ] = None,
+    data: options.Data = None,
+    seed: options.Seed = 0,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out", "-o", metavar="PATH", help="A picture, PNG or SVG.", show_default="MODEL-reconstruction.png"
+        ),
+    ] = None,
+    trust_code: options.TrustCode = False,
+    device: options.Device = "auto",
+    backend: options.Backend = "auto",
+    threads: options.Threads = None,
+    force: options.Force = False,
+    json: options.Json = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Find the start from which a short run leads to an image, by gradient descent through the chain.
+
+    Shows images, what the chains come to after some iterations, where they start, and the mean squared
+    error a pixel on the scale of [-1, 1]. The exact gradient holds 2√steps states and one step's activations.
+    """
+    output = Output(json=json, quiet=quiet)
+    import torch
+
+    from ebmcli import device as devices
+    from ebmcli import models
+    from ebmcli.media import plots
+    from ebmcli.media.files import refuse_foreign
+    from ebmcli.sampling import SampleSettings, metadata, starts
+    from ebmcli.shortrun import Generator
+    from ebmcli.shortrun import reconstruct as descend
+
+    name = model or models.default()
+    target = out or Path(f"{models.label(name)}-reconstruction.png")
+    if target.suffix.lower() not in plots.SUFFIXES:
+        raise UsageError(f"--out {target} is no picture's name", f"pictures end in {' or '.join(plots.SUFFIXES)}")
+    if from_ in ("noise", "bank"):
+        raise UsageError(f"--from {from_} is no image to reconstruct", "give data, or a path to images")
+    if target.suffix.lower() == ".png" or target.is_dir():
+        refuse_foreign(target, force)
+    torch.set_num_threads(threads or torch.get_num_threads())
+    loaded = models.load(model, device=devices.pick(device), backend=backend, trusted=trust_code)
+    if loaded.config.channels not in (1, 3):
+        raise EBMError(f"{name} is a model of points, not of images", "reconstruct images")
+    settings = SampleSettings.of(
+        loaded, start=from_, steps=steps, step_size=step_size, noise=noise, count=count, seed=seed, data=data
+    )
+    images = starts(loaded, settings)
+    generator = Generator(loaded, steps, step_size, noise, seed)
+    exact = gradient is Gradient.exact or (gradient is Gradient.auto and not generator.is_piecewise_linear)
+    moments = {round(iterations * (i / (ROWS - 1)) ** 2) for i in range(ROWS)}
+    curve: list[Tensor] = []
+    rows: dict[int, Tensor] = {}
+    with output.progress("reconstructing", iterations + 1, unit="iterations", every=30.0) as bar:
+        for attempt in descend(generator, images, iterations, exact, rate):
+            curve.append(attempt.best)
+            if attempt.iteration in moments:
+                rows[attempt.iteration] = attempt.x
+            bar.update(mse=float(attempt.best.mean()))
+
+    errors = torch.stack(curve)
+    about = {
+        **metadata(loaded, settings),
+        "reconstruction": {"iterations": iterations, "gradient": "exact" if exact else "cheap", "rate": rate},
+    }
+    _picture(images, rows, attempt.z, errors, target, about)
+    final = errors[-1]
+    output.say(
+        f"{name}: {count} images, {iterations} iterations of {generator.steps} steps, "
+        f"{'exact' if exact else 'cheap (equal for this network)'} gradient; mean squared error a pixel "
+        f"{final.mean():.4f} (from {final.min():.4f} to {final.max():.4f}): {target}"
+    )
+    output.result(
+        {
+            "out": target,
+            "mean_squared_error": final.mean().item(),
+            "errors": final.tolist(),
+            "curve": errors.mean(dim=1).tolist(),
+            **about,
+        }
+    )
+
+
+def _picture(
+    images: Tensor, rows: dict[int, Tensor], z: Tensor, errors: Tensor, target: Path, about: dict[str, object]
+) -> None:
+    """Images over what became of them, and the error over the iterations."""
+    import numpy as np
+    import torch
+
+    from ebmcli import media
+    from ebmcli.media import plots
+
+    shown = min(len(images), 10)
+    labels = ["image", *(f"after {i}" for i in rows), "start z", "error"]
+    final = list(rows.values())[-1]
+    differs = (final - images).abs() - 1  # dark where right
+    stack = torch.cat([part[:shown] for part in (images, *rows.values(), z, differs)])
+    sheet = np.asarray(media.grid(stack, columns=shown, padding=1, scale=4).convert("RGB"))
+    tall = 8.6 * sheet.shape[0] / sheet.shape[1]
+    with plots.figure(9.4, tall + 2.4, rows=2, height_ratios=[tall, 2.0]) as (fig, (top, bottom)):
+        top.imshow(sheet, interpolation="nearest")
+        cell = sheet.shape[0] / len(labels)
+        top.set_yticks([(i + 0.5) * cell for i in range(len(labels))], labels)
+        top.set_xticks([])
+        top.tick_params(length=0)
+        for spine in top.spines.values():
+            spine.set_visible(False)
+        steps = range(len(errors))
+        bottom.plot(steps, errors, color=plots.FAINT, linewidth=0.7)
+        bottom.plot(steps, errors.mean(dim=1), color=plots.COLOURS[0], linewidth=2)
+        bottom.set_yscale("log")
+        bottom.set_xlabel("iteration")
+        bottom.set_title("mean squared error a pixel: each image, and their mean")
+        plots.save(fig, target, about)
