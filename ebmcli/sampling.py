@@ -141,7 +141,7 @@ def batches(
         DivergedError: a chain left the finite numbers.
     """
     potential = model.potential
-    device = next(potential.parameters()).device
+    device = next(potential.parameters(), torch.empty(0)).device
     kernel = Langevin(potential, settings.step_size, settings.noise, settings.temperature)
     x0 = starts(model, settings)
     stream = Stream(settings.seed, Purpose.MCMC)

@@ -107,7 +107,7 @@ def test_a_recipe_gives_the_settings(tmp_path: Path) -> None:
     model = models.load(tmp_path / "weights")
     assert model.config.name == "weights"
     assert "mnist_shortrun_release" in model.recipe
-    fails(ebm("convert", path, "--recipe", "mnist_shortrun", "--out", "b", cwd=tmp_path))
+    fails(ebm("convert", path, "--recipe", "digits_quickstart", "--out", "b", cwd=tmp_path), "16 px")
     assert not (tmp_path / "b").exists()
 
 

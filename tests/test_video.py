@@ -298,8 +298,9 @@ def test_a_place_that_cannot_be_written(tmp_path: Path, tmp_path_factory: pytest
 def test_ctrl_c_leaves_nothing(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
     """Interrupted half-way: exit 130, no file, no temporary one."""
     shutil.copytree(trained(tmp_path_factory, "tiny_noise"), tmp_path / "tiny")
-    running = Running(("chain-video", "tiny", "--steps", 10**7, "--out", "f.mp4", "--pace", "linear"), tmp_path, {})
-    running.until(lambda: any(p.name.startswith(".f.mp4") for p in tmp_path.iterdir()))
+    words = ("chain-video", "tiny", "--steps", 10**5, "--seconds", 100, "--pace", "linear", "--out", "f.gif")
+    running = Running(words, tmp_path, {})
+    running.until(lambda: any(p.name.startswith(".f.gif") for p in tmp_path.iterdir()))
     running.signal(2)
     assert running.end().code == 130
     assert [p.name for p in tmp_path.iterdir() if p.name != ".streams"] == ["tiny"]
