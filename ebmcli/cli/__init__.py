@@ -33,6 +33,7 @@ class Command(NamedTuple):
 COMMANDS: dict[str, Command] = {
     "train": Command("Learn an energy from images or 2-D points (Algorithm 1).", "ebmcli.cli.train:train"),
     "sample": Command("Draw samples from a learned energy by Langevin dynamics.", "ebmcli.cli.sample:sample"),
+    "longrun": Command("Run chains long enough to judge an energy by, and judge it.", "ebmcli.cli.longrun:longrun"),
     "chain-video": Command("Film the chains of a model, or of two side by side.", "ebmcli.cli.chain_video:chain_video"),
     "compare": Command("Compare energies, ours and others', on the same noise.", "ebmcli.cli.compare:compare"),
     "interpolate": Command("Walk between starts of a short run.", "ebmcli.cli.interpolate:interpolate"),

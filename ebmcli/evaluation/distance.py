@@ -13,8 +13,7 @@ by two others taken in the same way:
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -36,6 +35,18 @@ _DRAWS = 1_000_000
 """Update number of the streams of this module: no run has as many."""
 
 
+class Ruler(Protocol):
+    """A distance to one set of features or points that is kept."""
+
+    def __call__(self, a: Tensor) -> float:
+        """Of a [n d], n ≥ 2."""
+        ...
+
+    def without(self, a: Tensor, group: Tensor, groups: int) -> list[float]:
+        """Of `a` without each of `groups` in turn; `group` int64 [n] says which a row is in."""
+        ...
+
+
 class Frechet:
     """Fréchet distance, squared, of features [n d] to `held` [m d], by their means and covariances.
 
@@ -55,6 +66,10 @@ class Frechet:
         cross = torch.linalg.eigvalsh(self._root @ cov @ self._root).clamp_min(0).sqrt().sum()
         return float((a.mean(0) - self._mean).square().sum() + cov.trace() + self._trace - 2 * cross)
 
+    def without(self, a: Tensor, group: Tensor, groups: int) -> list[float]:
+        """Of `a` without each of `groups` in turn."""
+        return [self(a[group != g]) for g in range(groups)]
+
 
 class KernelDistance:
     """Squared maximum mean discrepancy (Gretton et al. 2012) of points [n d] to `held` [m d], Gaussian kernel.
@@ -65,17 +80,25 @@ class KernelDistance:
 
     def __init__(self, held: Tensor, sd: float = KERNEL_SD) -> None:
         self._held, self._sd = held, sd
-        self._within = self._mean_within(held)
+        n = len(held)
+        self._within = (float(self._kernel(held, held).sum()) - n) / (n * (n - 1))
 
     def __call__(self, a: Tensor) -> float:
-        return float(self._mean_within(a) + self._within - 2 * self._kernel(a, self._held).mean())
+        return self.without(a, torch.zeros(len(a), dtype=torch.int64), 0)[0]
+
+    def without(self, a: Tensor, group: Tensor, groups: int) -> list[float]:
+        """Of `a` without each of `groups` in turn; with 0 groups, of all of it."""
+        within, across = self._kernel(a, a), self._kernel(a, self._held).mean(1)
+        values = []
+        for g in range(max(1, groups)):
+            kept = group != g if groups else torch.ones_like(group, dtype=torch.bool)
+            n = int(kept.sum())
+            own = (float(within[kept][:, kept].sum()) - n) / (n * (n - 1))
+            values.append(own + self._within - 2 * float(across[kept].mean()))
+        return values
 
     def _kernel(self, x: Tensor, y: Tensor) -> Tensor:
         return torch.cdist(x, y).square_().div_(-2 * self._sd**2).exp_()
-
-    def _mean_within(self, x: Tensor) -> Tensor:
-        n = len(x)
-        return (self._kernel(x, x).sum() - n) / (n * (n - 1))
 
 
 class Compared(NamedTuple):
@@ -140,7 +163,7 @@ class Reference:
         self._abs = float(self.x.abs().double().mean())
         represented = self._represent(self.x)
         self._spare = represented[half:]
-        self._to: Callable[[Tensor], float] = (KernelDistance if self.points else Frechet)(represented[:half])
+        self._to: Ruler = (KernelDistance if self.points else Frechet)(represented[:half])
         self._beside: dict[int, tuple[float, float]] = {}
         self._gaussian: Tensor | None = None
 
@@ -159,10 +182,11 @@ class Reference:
         x = x.detach().cpu().float()[: len(self._spare)]
         mine, count = self._represent(x), len(x)
         data, gaussian = self._others(count)
-        groups = min(GROUPS, count)
-        left_out = [self._to(mine[torch.arange(count) % groups != g]) for g in range(groups)]
-        spread = torch.tensor(left_out).double().std(correction=0) if count > 2 else torch.tensor(math.nan)
-        error = float(spread) * math.sqrt(groups - 1)
+        groups = min(GROUPS, count // 2)
+        if groups < 2:
+            return Compared(self._to(mine), math.nan, data, gaussian, count)
+        left_out = torch.tensor(self._to.without(mine, torch.arange(count) % groups, groups), dtype=torch.float64)
+        error = float(left_out.std(correction=0)) * math.sqrt(groups - 1)
         return Compared(self._to(mine), error, data, gaussian, count)
 
     def saturation(self, x: Tensor) -> Saturation:

@@ -109,7 +109,10 @@ def measure(records: list[Record], settings: WalkSettings, base: Baseline, start
     if first.shape[1] >= 4 and quarter.any() and not quarter.all():
         drift = mean_of(first[:, quarter].mean(dim=1) - first[:, ~quarter].mean(dim=1))
         drift = Estimate(*(v / sd if sd else (math.nan if v else 0.0) for v in drift))
-        long, below = mean_of(first.mean(dim=1)), mean_of(share_below(first, base.energy))
+        long = mean_of(first.mean(dim=1))
+        began = energy[: settings.chains, :1]
+        paired = ((first < began).double() + 0.5 * (first == began)).mean(dim=1)
+        below = mean_of(paired if start_is_data else share_below(first, base.energy))
     else:
         drift, long, below = nothing, mean_of(energy[: settings.chains, -1]), nothing
     mixed = mixing(late, spacing(steps))
@@ -139,7 +142,8 @@ def _mean(values: list[float]) -> float:
 
 def outcome(walk: Walk, base: Baseline) -> Outcome:
     """What a walk has come to so far; it needs a reference, and one record at least."""
-    assert walk.reference is not None and walk.state is not None
+    assert walk.reference is not None
+    assert walk.state is not None
     settings = walk.settings
     measured = measure(walk.seen, settings, base, settings.start == "data")
     x = walk.state.x[: settings.chains].cpu()

@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from PIL import Image, ImageDraw
+from torch import Tensor
 
 from ebmcli import __version__, media
 from ebmcli.evaluation.compare import Comparison, Contestant, Crossing, Side
 from ebmcli.evaluation.mixing import Estimate
+from ebmcli.evaluation.verdict import Verdict
 from ebmcli.media import page
 from ebmcli.media.lettering import Colour, shorten, write
 
@@ -59,7 +61,7 @@ def rows(comparison: Comparison) -> list[tuple[str, ...]]:
         for c in comparison.contestants
     ]
     own = comparison.contestants[0].short.distance
-    return [*found, ("the data, other half", "", "0", "0", f"{own.data:.3g}", f"{own.data:.3g}", "1.00", "", "")]
+    return [*found, ("the data, other half", "", "0", "0", _plain(own.data, 3), _plain(own.data, 3), "1.00", "", "")]
 
 
 def cross_rows(crossings: Iterable[Crossing]) -> list[tuple[str, ...]]:
@@ -71,7 +73,7 @@ def cross_rows(crossings: Iterable[Crossing]) -> list[tuple[str, ...]]:
             _number(c.short),
             _number(c.long),
             _gap(c.went) if c.went else "–",
-            f"{c.distance.distance:.3g}" if c.distance else "–",
+            _plain(c.distance.distance, 3) if c.distance else "–",
         )
         for c in crossings
     ]
@@ -83,8 +85,8 @@ def notes(comparison: Comparison) -> list[str]:
     d = first.short.distance
     lines = [
         f"energy: how far its mean is from that of {comparison.data}, in standard deviations of the data's energy",
-        f"distance: {reference.name} to {comparison.data}, {d.count} samples; the data's other half {d.data:.3g}, a "
-        f"Gaussian with the data's mean and covariance {d.gaussian:.3g}",
+        f"distance: {reference.name} to {comparison.data}, {d.count} samples; the data's other half {_plain(d.data, 3)}, a "
+        f"Gaussian with the data's mean and covariance {_plain(d.gaussian, 3)}",
         "|x|: mean |pixel| over the data's; far above 1 is oversaturated" if not reference.points else "",
         f"short: as each model was trained; long: {comparison.steps:,} steps; the same starts and noise for all; "
         f"ms/step for all {first.settings.chains + first.settings.others} chains",
@@ -116,17 +118,16 @@ def picture(comparison: Comparison) -> Image.Image:
                 continue
             about = f"energy {_gap(side.gap)} σ, distance {_distance(side)}"
             write(draw, (left, y + 60), shorten(about, 20, _SIDE), 20, _SOFT)
-            sheet.paste(_samples(side), (left, y + words - 12))
+            sheet.paste(_samples(side.x), (left, y + words - 12))
     return sheet
 
 
-def _samples(side: Side) -> Image.Image:
-    if tuple(side.x.shape[1:]) == (2, 1, 1):
-        reach = 1.2 * float(side.x.abs().max())
-        return media.scatter(side.x, _SIDE, (-reach, reach)).convert("RGB")
-    n = min(len(side.x), _SHOWN)
-    columns = max(1, math.isqrt(n))
-    grid = media.grid(side.x[: columns * columns], columns=columns, width=_SIDE).convert("RGB")
+def _samples(x: Tensor) -> Image.Image:
+    if tuple(x.shape[1:]) == (2, 1, 1):
+        reach = 1.2 * float(x.abs().max())
+        return media.scatter(x, _SIDE, (-reach, reach)).convert("RGB")
+    columns = max(1, math.isqrt(min(len(x), _SHOWN)))
+    grid = media.grid(x[: columns * columns], columns=columns, width=_SIDE).convert("RGB")
     return grid if grid.width <= _SIDE else grid.resize((_SIDE, _SIDE), Image.Resampling.BOX)
 
 
@@ -139,25 +140,28 @@ def report(comparison: Comparison) -> page.Page:
         found.add(page.heading(c.name))
         if c.outcome is not None:
             judged = c.outcome.judgement
-            found.add(page.verdict(str(judged.verdict), judged.reasons, judged.matches))
+            good = None if judged.verdict is Verdict.UNMIXED else judged.matches
+            found.add(page.verdict(str(judged.verdict), judged.reasons, good))
         else:
             found.add(page.verdict("diverged", [c.diverged], False))
         sides = [("short run, as trained", c.short)] + (
             [(f"after {comparison.steps:,} steps", c.long)] if c.long else []
         )
         pictures = [
-            page.picture(_samples(side), f"{what}: energy {_gap(side.gap)} σ, distance {_distance(side)}")
+            page.picture(_samples(side.x), f"{what}: energy {_gap(side.gap)} σ, distance {_distance(side)}")
             for what, side in sides
         ]
         found.add(f'<div class="pair">{"".join(pictures)}</div>')
     if comparison.crossings:
         found.add(page.heading("Each under the others"), page.table(cross_rows(comparison.crossings), CROSS_HEADER))
-        for crossing in comparison.crossings:
-            if crossing.x is not None and crossing.went is not None:
-                side = Side(crossing.x, crossing.went, crossing.distance, None)  # type: ignore[arg-type]
-                after = f"{comparison.cross_steps:,} steps"
-                text = f"chains of {crossing.a}, begun at short samples of {crossing.b}, after {after}"
-                found.add(page.picture(_samples(side), text))
+        pictures = [
+            page.picture(
+                _samples(c.x), f"chains of {c.a}, begun at short samples of {c.b}, after {comparison.cross_steps:,} steps"
+            )
+            for c in comparison.crossings
+            if c.x is not None
+        ]
+        found.add(f'<div class="pair">{"".join(pictures)}</div>')
     found.add(page.heading("What the numbers are"), *(page.paragraph(line) for line in notes(comparison)))
     return found
 
@@ -240,12 +244,23 @@ def _contestant(c: Contestant) -> dict[str, Any]:
 
 
 def _gap(estimate: Estimate) -> str:
-    return _number(estimate.value) + (f" ± {estimate.error:.1g}" if math.isfinite(estimate.error) else "")
+    return _number(estimate.value) + _error(estimate.error)
 
 
 def _number(value: float) -> str:
-    return f"{value:+.3g}".replace("-", "−") if math.isfinite(value) else "–"
+    """Three figures, with a sign."""
+    return f"{'−' if value < 0 else '+'}{_plain(abs(value), 3)}" if math.isfinite(value) else "–"
 
 
 def _distance(side: Side) -> str:
-    return f"{side.distance.distance:.3g}" + (f" ± {side.distance.error:.1g}" if side.distance.error >= 0 else "")
+    return _plain(side.distance.distance, 3) + _error(side.distance.error)
+
+
+def _error(value: float) -> str:
+    return f" ± {_plain(value, 1)}" if math.isfinite(value) else ""
+
+
+def _plain(value: float, figures: int) -> str:
+    """So many figures, without powers of ten where thousands are enough."""
+    rounded = float(f"{value:.{figures}g}")
+    return f"{rounded:,.0f}" if 10 ** (figures - 1) <= abs(rounded) < 1e7 else f"{rounded:g}"

@@ -23,13 +23,20 @@ Schwarz: the steepness √(E‖∇U‖² E‖x − μ‖²)/(D·T) is 1 or more,
 Below 0.1 the temperature is ten times too high for anything in the data to hold a chain.
 """
 FAR = 0.85
-"""Share of pairs (state of a chain, image of the data) with the chain below from which its energy is *far* below.
+"""Share of cases with the chain below from which its energy is *far* below the data's.
 
-½ for equal distributions of whatever shape. Two normal ones of equal width give 0.85 at a distance of 1.5 standard
-deviations; a density of the plane that is sharpened by a factor k (U → k·U) gives k/(k + 1), 0.91 for 10, while its
-mean energy, in standard deviations of the data's, never falls by more than 1: the gap alone would miss it. The
-residual sharpening of Langevin learning with ε below the data's width stays under 0.6. The same share above: U is
-far above the data's.
+A case is a chain that started at an image of the data, late, against that image (of other chains: against any image
+of the data). If the density is the data's, (x_0, x_t) of a reversible chain may be exchanged, so the share is ½ at
+every t, mixed or not, whatever the distribution of U. Two normal distributions of equal width give 0.85 at a distance
+of 1.5 standard deviations; a density of the plane sharpened by a factor k (U → k·U) gives k/(k + 1), 0.91 for 10, while
+its mean energy, in standard deviations of the data's, never falls by more than 1: the gap alone would miss it.
+"""
+SAME = 0.7
+"""Largest share, below or above, of energies that count as the data's.
+
+0.7 is a shift of 0.74 standard deviations, or a factor of 2.3 in the temperature of a density of the plane (in D
+dimensions of about 1 ± √(2/D)). The sharpening that Langevin learning leaves (gmm with ε = 0.125: sd 0.132 for 0.15)
+gives 0.56, and a learned energy swings by some tenths of a standard deviation from update to update.
 """
 DIFFERENT = 0.5
 """Share of the way from the data to a Gaussian from which samples are not the data's (`distance.Compared.share`).
@@ -82,7 +89,8 @@ class Measured(NamedTuple):
     energy_data_sd: float
     energy_long: Estimate
     below: Estimate
-    """probability that a state of a chain has less energy than an image of the data"""
+    """share of late states of the chains with less energy than the image of the data they started at (chains that
+    started elsewhere: than any image of the data)"""
     drift: Estimate
     """mean energy of the last quarter minus the one before, in standard deviations of the data's energy"""
     rhat: float
@@ -123,9 +131,11 @@ def verdict(m: Measured) -> Judgement:
         f"the energy {'still moves' if moving else 'is steady'}: {_signed(m.drift)} sd of the data's energy from the "
         f"third quarter to the last (more than {DRIFT:g} and {SIGMAS:g} standard errors would be moving)"
     )
-    gap = f"energy of the chains {_signed(m.gap)} sd from the data's"
-    below = f"{m.below.value:.0%} of their states lie below an image of the data (½ if equal; far from {FAR:.0%})"
-    energy = f"{gap}; {below}"
+    where = "the image they started at" if m.from_data else "an image of the data"
+    energy = (
+        f"energy of the chains {_signed(m.gap)} sd from the data's; {m.below.value:.0%} of their states lie below "
+        f"{where} (equal: 50%, the same: {1 - SAME:.0%} to {SAME:.0%}, far below: {FAR:.0%})"
+    )
     distance = (
         "how far the samples are from the data was not measured"
         if m.distance is None
@@ -138,7 +148,7 @@ def verdict(m: Measured) -> Judgement:
             (
                 f"the energy's slope over the data is {m.steepness:.2g} of the least that a density of the data can "
                 f"have (flat under {FLAT:g}): nothing holds a chain",
-                energy,
+                "the energy is the same everywhere" if m.energy_data_sd == 0 else energy,
             ),
         )
     if m.below.value >= FAR and m.below.value - SIGMAS * _known(m.below) > 0.5:
@@ -146,15 +156,18 @@ def verdict(m: Measured) -> Judgement:
     failures = _unmixed(m)
     # Chains from data that are not the data's any more count before they have mixed; others have to have mixed.
     settled = not moving and (m.from_data or not failures)
-    above = m.below.value <= 1 - FAR and m.below.value + SIGMAS * _known(m.below) < 0.5
+    excess = abs(m.below.value - 0.5) - SIGMAS * _known(m.below)
+    shifted = abs(m.below.value - 0.5) > SAME - 0.5 and excess > 0
     far = m.distance is not None and m.distance.value - SIGMAS * _known(m.distance) > DIFFERENT
-    if settled and (above or far):
-        first, second = (distance, energy) if far else (f"above the data: {energy}", distance)
-        return Judgement(Verdict.DIFFERS, (first, second, drift))
+    side = f"{'below' if m.below.value > 0.5 else 'above'} the data{'' if settled else ' so far'}: {energy}"
+    if settled and (shifted or far):
+        return Judgement(Verdict.DIFFERS, (side, distance, drift) if shifted else (distance, energy, drift))
     if moving:
         failures.insert(0, drift)
-    if above or far:
-        failures.append(distance if far else f"above the data so far: {energy}")
+    if shifted or far:
+        failures.append(side if shifted else distance)
+    elif m.distance is not None and m.distance.value > DIFFERENT:
+        failures.append(f"{distance}, and its error leaves that open: take more chains")
     if m.distance is None:
         failures.append(distance)
     if failures:

@@ -192,7 +192,7 @@ def reference_of(
     config = model.config
     if config.data in data.TOYS and settings.data is None:
         generator = torch.Generator().manual_seed(settings.seed + 1)
-        return Reference(data.load_toy(config.data).sample(4 * half, generator), config.data_noise, half=2 * half)
+        return Reference(data.load_toy(config.data).sample(2 * half, generator), config.data_noise, half=half)
     everything = SampleSettings("data", 0, settings.chains + 2 * half, settings.seed, data=settings.data)
     images = sampling.starts(model, everything)
     distinct = images[: _distinct(model, settings, len(images))]
