@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import math
+import zipfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path as FilePath
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
@@ -13,9 +16,11 @@ from torch import Tensor
 from ebmcli.chains import Purpose, Stream
 from ebmcli.checkpoint import Checkpoint
 from ebmcli.errors import DivergedError, EBMError, UsageError
+from ebmcli.longrun import Folder
+from ebmcli.longrun.folder import FACTS
 from ebmcli.media.curve import Mark
 from ebmcli.media.film import Sights, Stage, Title
-from ebmcli.models import label
+from ebmcli.models import label, load
 from ebmcli.sampler import KERNELS, Kernel, Path, run
 from ebmcli.sampling import SampleSettings, starts
 
@@ -238,6 +243,98 @@ def data_energy(model: Checkpoint, data: str | None = None, count: int = 256) ->
     z = Stream(0, Purpose.DATA_NOISE).normal(torch.arange(count), 0, model.config.shape)
     energy = model.potential.energy((x + model.config.data_noise * z).to(_device(model.potential))).double()
     return float(energy.mean()), float(energy.std())
+
+
+def reach(models: Sequence[Checkpoint], data: str | None) -> float:
+    """How far from 0 the picture of 2-D points goes: a little further than the data does."""
+    if not models or models[0].config.shape != (2, 1, 1):
+        return 1.5
+    try:
+        points = starts(models[0], SampleSettings.of(models[0], start="data", count=1000, data=data))
+    except EBMError:
+        return 2.0
+    return 1.25 * float(points.abs().max())
+
+
+def is_longrun(names: Sequence[str]) -> bool:
+    """Whether one of these is the folder of a long run."""
+    return any((FilePath(name).expanduser() / FACTS).is_file() for name in names)
+
+
+class Kept(NamedTuple):
+    """A long run on the disk, as a film needs it."""
+
+    folder: Folder
+    title: Title
+    steps: int
+    """the last step that was made"""
+    trained: int | None
+    """L of the model's training, where the model is still there"""
+
+
+def kept(path: FilePath) -> Kept:
+    """The long run in a folder, finished or not.
+
+    Raises:
+        EBMError: it has no images yet, or is damaged.
+    """
+    folder = Folder.open(path)
+    facts, settings = folder.facts, folder.settings
+    images = folder.images()
+    steps = max((record.step for record in folder.records()), default=0)
+    if not images:
+        raise EBMError(f"the long run in {path} has kept no images yet", f"go on with it: ebm longrun --resume {path}")
+    start = settings.start if settings.start in ("data", "noise", "bank") else "files"
+    about = f"{settings.kernel}, ε {facts.get('step_size', settings.step_size):.3g}, from {start}, seed {settings.seed}"
+    try:
+        trained: int | None = load(facts["model"]).config.steps
+    except (EBMError, KeyError):
+        trained = None
+    return Kept(
+        folder, Title(label(str(facts.get("model_name", path.name))), about, _kept_data(folder)), steps, trained
+    )
+
+
+def _kept_data(folder: Folder) -> tuple[float, float] | None:
+    """Mean and standard deviation of the data's energy, of a long run that was judged."""
+    try:
+        measured = folder.result["measured"]
+        return float(measured["energy_data"]["value"]), float(measured["energy_data_sd"])
+    except (EBMError, KeyError, TypeError, ValueError):
+        return None
+
+
+def kept_scenes(run: Kept, steps: Sequence[int], count: int, progress: Callable[[int], None]) -> Iterator[Scene]:
+    """Scenes of a long run at `steps`, in order: the newest images and energies at each, of the first `count` chains.
+
+    Raises:
+        EBMError: a file of it is damaged.
+    """
+    images, records = run.folder.images(), run.folder.records()
+    energy, ahead, panel = torch.zeros(1), next(records, None), None
+    at = -1
+    for target in steps:
+        while ahead is not None and ahead.step <= target:
+            energy = torch.tensor(ahead.energy[: run.folder.settings.chains][:count])
+            ahead = next(records, None)
+        newer = at
+        while newer + 1 < len(images) and images[newer + 1][0] <= max(target, images[0][0]):
+            newer += 1
+        if newer != at or panel is None:
+            at = newer
+            x = _kept_images(images[at][1], count)
+            panel = Panel(x, energy)
+        progress(target)
+        yield Scene(target, (panel._replace(energy=energy),))
+
+
+def _kept_images(path: FilePath, count: int) -> Tensor:
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            images = torch.from_numpy(np.array(arrays["images"][:count]))
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        raise EBMError(f"{path} is not a whole npz of images", "was the long run copied whole?") from error
+    return images[:, :, None, None] if images.dim() == 2 else images
 
 
 def _device(potential: Any) -> torch.device:

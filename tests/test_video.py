@@ -259,6 +259,39 @@ def test_two_models_side_by_side(tmp_path: Path, tmp_path_factory: pytest.TempPa
     fails(ebm("chain-video", "tiny", "mnist-shortrun", *words, cwd=tmp_path), "16×16×1", "28×28×1")
 
 
+def test_a_long_run_is_filmed_from_its_folder(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Its own images and energies, no chain is run; half written it is filmed as far as it goes."""
+    shutil.copytree(trained(tmp_path_factory, "tiny_noise"), tmp_path / "tiny")
+    words = ("longrun", "tiny", "--steps", 30, "--chains", 6, "--out", "long", "--step-size", 0.01)
+    ebm(*words, cwd=tmp_path, check=0)
+    film = ("chain-video", "long", "--seconds", 0.5, "--size", "320x240", "--count", 4)
+    result = json.loads(ebm(*film, "--json", cwd=tmp_path, check=0).stdout)
+    assert result["frames"] == 15
+    run = films.kept(tmp_path / "long")
+    assert (run.steps, run.trained) == (30, 3)
+    records = {r.step: r for r in run.folder.records()}
+    seen = list(films.kept_scenes(run, [0, 3, 30], 4, lambda step: None))
+    assert [s.panels[0].energy.tolist() for s in seen] == [
+        pytest.approx(records[step].energy[:4]) for step in (0, 3, 30)
+    ]
+    with np.load(tmp_path / "long" / "images" / "000030.npz") as kept:
+        assert (seen[-1].panels[0].x.numpy() == kept["images"][:4]).all()
+    assert run.title.data is not None
+
+    fails(ebm(*film, "--steps", 10, cwd=tmp_path), "--steps", code=2)
+    fails(ebm("chain-video", "long", "tiny", cwd=tmp_path), "alone", code=2)
+    (tmp_path / "long" / "result.json").unlink()
+    with open(tmp_path / "long" / "metrics.jsonl", "a") as file:
+        file.write('{"step": 31, "ener')
+    ebm(*film, cwd=tmp_path, check=0)
+    (tmp_path / "long" / "images" / "000030.npz").write_bytes(b"PK half")
+    fails(ebm(*film, cwd=tmp_path), "000030.npz")
+    shutil.rmtree(tmp_path / "long" / "images")
+    fails(ebm(*film, cwd=tmp_path), "no images yet")
+    (tmp_path / "long" / "longrun.json").write_text("{")
+    fails(ebm(*film, cwd=tmp_path), "longrun.json")
+
+
 def test_bad_input(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
     """One line each, the right exit code, nothing written, nothing lost."""
     shutil.copytree(trained(tmp_path_factory, "tiny_noise"), tmp_path / "tiny")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ebmcli import __version__
 from ebmcli.cli import options
 from ebmcli.cli.output import Output
 from ebmcli.errors import EBMError, UsageError
@@ -100,6 +101,8 @@ def chain_video(
 ) -> None:
     """Film chains: their images, a step counter, their energies beside the data's.
 
+    MODEL may also be the folder of a long run.
+
     With two models both start from the same images and use the same noise: a convergent model beside
     one that is not shows what long chains come to. The file's name decides the format.
     """
@@ -121,53 +124,62 @@ def chain_video(
     refuse_foreign(target, force)
     frames = max(2, round(seconds * rate))
     films.check_pace(pace)
+    rest = (0, min(round(REST * rate), frames // 6))
 
     torch.set_num_threads(threads or torch.get_num_threads())
-    place = devices.pick(device)
-    loaded = [models.load(n, device=place, backend=backend, trusted=trust_code) for n in names]
-    _same_shape(names, loaded)
-    kernels = [films.make_kernel(kernel, m, step_size, noise, temperature) for m in loaded]
-    toy = loaded[0].config.shape == (2, 1, 1)
-    settings = SampleSettings.of(
-        loaded[0],
-        start=from_,
-        steps=LONGER * max(m.config.steps for m in loaded) if steps is None else steps,
-        count=count or (POINTS if toy else IMAGES[len(loaded)]),
-        seed=seed,
-        step_size=step_size,
-        noise=noise,
-        temperature=temperature,
-        data=data,
-    )
-    about = {
-        **metadata(loaded[0], settings),
-        "models": [models.label(n) for n in names],
-        "kernel": kernel,
-        "pace": pace,
-    }
-
-    total = settings.steps * len(loaded)
-    with output.progress("filming", total, unit="steps", every=30.0) as bar:
-        chains = films.scenes(
-            kernels,
-            starts(loaded[0], settings),
-            seed,
-            films.schedule(settings.steps, frames, pace, (0, min(round(REST * rate), frames // 6))),
-            lambda done: bar.update(done=done),
+    if films.is_longrun(names):
+        own = {"from": from_, "steps": steps, "step-size": step_size, "noise": noise, "temperature": temperature}
+        _as_it_was(names, [name for name, value in own.items() if value is not None])
+        run = films.kept(Path(names[0]).expanduser())
+        loaded: list[Checkpoint] = []
+        total, trained, titles = run.steps, run.trained, [run.title]
+        many = count or IMAGES[1]
+        about = {"made_by": f"ebm {__version__}", "longrun": run.title.name, "count": many, "pace": pace}
+    else:
+        place = devices.pick(device)
+        loaded = [models.load(n, device=place, backend=backend, trusted=trust_code) for n in names]
+        _same_shape(names, loaded)
+        kernels = [films.make_kernel(kernel, m, step_size, noise, temperature) for m in loaded]
+        toy = loaded[0].config.shape == (2, 1, 1)
+        settings = SampleSettings.of(
+            loaded[0],
+            start=from_,
+            steps=LONGER * max(m.config.steps for m in loaded) if steps is None else steps,
+            count=count or (POINTS if toy else IMAGES[len(loaded)]),
+            seed=seed,
+            step_size=step_size,
+            noise=noise,
+            temperature=temperature,
+            data=data,
         )
-        titles = [films.title(name, m, k, settings, data) for name, m, k in zip(names, loaded, kernels, strict=True)]
-        reel = films.Reel(chains, titles, settings.steps, pace, frame, loaded[0].config.steps)
+        labels = [models.label(n) for n in names]
+        total, trained, many = settings.steps, loaded[0].config.steps, settings.count
+        titles = [films.title(n, m, k, settings, data) for n, m, k in zip(labels, loaded, kernels, strict=True)]
+        about = {**metadata(loaded[0], settings), "models": labels, "kernel": kernel, "pace": pace}
+
+    at = films.schedule(total, frames, pace, rest)
+    with output.progress("filming", total * len(names), unit="steps", every=30.0) as bar:
+
+        def tell(done: int) -> None:
+            bar.update(done=done)
+
+        chains = (
+            films.scenes(kernels, starts(loaded[0], settings), seed, at, tell)
+            if loaded
+            else films.kept_scenes(run, at, many, tell)
+        )
+        reel = films.Reel(chains, titles, total, pace, frame, trained, films.reach(loaded, data))
         film = save_video(target, reel, rate, about)
 
     assert reel.last is not None
     panels = reel.last.panels
     backends = ", ".join(dict.fromkeys(m.potential.backend.name for m in loaded))
     output.say(
-        f"{' and '.join(names)}: {settings.count} chains from {settings.record()['start']}, "
-        f"{settings.steps:,} steps of {kernel}, seed {seed}, backend {backends}: "
-        f"{target}, {film.frames} frames, {film.seconds:.3g} s, {film.size[0]}×{film.size[1]}"
+        f"{' and '.join(t.name for t in titles)}: {many} chains, {titles[0].about}, {total:,} steps"
+        f"{f', backend {backends}' if backends else ''}: {target}, {film.frames} frames, {film.seconds:.3g} s, "
+        f"{film.size[0]}×{film.size[1]}"
     )
-    for name, panel, m in zip(names, panels, loaded, strict=True):
+    for name, panel, m in zip(names, panels, loaded, strict=False):
         if panel.acceptance is not None and panel.acceptance < FROZEN:
             output.warn(f"{name}: {panel.acceptance:.1%} of the last proposals accepted: take a smaller --step-size")
         if m.potential.backend.note:
@@ -185,6 +197,14 @@ def chain_video(
             **about,
         }
     )
+
+
+def _as_it_was(names: list[str], given: list[str]) -> None:
+    """A long run is filmed as it was run, and alone."""
+    if len(names) > 1:
+        raise UsageError("a long run is filmed alone", "give one folder, or two models")
+    if given:
+        raise UsageError(f"--{given[0]} is for a model: a long run is filmed as it was run", f"leave out --{given[0]}")
 
 
 def parse_size(text: str) -> tuple[int, int]:

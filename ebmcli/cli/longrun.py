@@ -203,7 +203,7 @@ def _begin(
 
     from ebmcli import device as devices
     from ebmcli import models
-    from ebmcli.cli.sample import _label
+    from ebmcli.models import label as _label
     from ebmcli.evaluation import Walk, WalkSettings
     from ebmcli.longrun import Folder, facts
     from ebmcli.run import new_folder
