@@ -227,7 +227,7 @@ def reconstruct(
             "use --gradient exact",
         )
     chains = torch.arange(len(images))
-    z = generator.start(chains)
+    z = generator.start(chains).to(images)
     best = torch.full((len(images),), math.inf)
     x_best, z_best = z, z
     for iteration in range(iterations + 1):

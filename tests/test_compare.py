@@ -98,7 +98,7 @@ def test_energies_across_are_those_of_normal_laws() -> None:
     assert own.long is not None
     assert far.long is not None
     assert own.long.distance.distance < far.long.distance.distance
-    assert own.short.distance.data < own.short.distance.distance
+    assert own.long.distance.distance == pytest.approx(own.long.distance.data, rel=0.2)
     # The same noise for all: the two long runs differ by the two means alone.
     torch.testing.assert_close(own.long.x + 1.0, far.long.x, atol=2e-3, rtol=0)
 

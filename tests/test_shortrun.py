@@ -158,11 +158,12 @@ def test_interpolate(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -
 def test_reconstruct(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
     """The error falls; a picture and an SVG; images of one's own; both gradients come to the same picture."""
     shutil.copytree(trained(tmp_path_factory, "tiny_noise"), tmp_path / "tiny")
-    Image.fromarray(np.full((16, 16), 30, np.uint8)).save(tmp_path / "mine.png")
+    (tmp_path / "mine").mkdir()
+    Image.fromarray(np.full((16, 16), 30, np.uint8)).save(tmp_path / "mine" / "0.png")
     words = ("reconstruct", "tiny", "--iterations", 4, "--count", 2, "--json")
     results = [
         json.loads(ebm(*words, *more, cwd=tmp_path, check=0).stdout)
-        for more in ((), ("--gradient", "exact", "--out", "b.svg"), ("--from", "mine.png", "--out", "c.png"))
+        for more in ((), ("--gradient", "exact", "--out", "b.svg"), ("--from", "mine", "--out", "c.png"))
     ]
     assert results[0]["curve"] == sorted(results[0]["curve"], reverse=True)
     assert results[0]["errors"] == pytest.approx(results[1]["errors"], rel=1e-6)
