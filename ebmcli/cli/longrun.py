@@ -332,7 +332,7 @@ def _follow(walk: Walk, folder: Folder, base: Baseline | None, output: Output) -
             means = [_mean(r.energy[: walk.settings.chains]) for r in walk.seen]
             for record in follow(walk, folder, lambda: bool(asked)):
                 means.append(_mean(record.energy[: walk.settings.chains]))
-                fields: dict[str, object] = {"U": f"{sparkline(means, SPARK)} {means[-1]:.5g}"}
+                fields: dict[str, Any] = {"U": f"{sparkline(means, SPARK)} {means[-1]:.5g}"}
                 if record.acceptance is not None:
                     fields["accepted"] = record.acceptance
                 bar.update(done=record.step, **fields)

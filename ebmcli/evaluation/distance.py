@@ -111,7 +111,7 @@ class Compared(NamedTuple):
     """distance of as many held-out images of the data: what perfect samples would give"""
     gaussian: float
     """distance of as many draws from the Gaussian with the data's mean and covariance"""
-    count: int
+    images: int
     """samples that were compared"""
 
     @property
@@ -126,7 +126,8 @@ class Compared(NamedTuple):
 
     @property
     def _unit(self) -> float:
-        return max(self.gaussian - self.data, 1e-12)
+        # Data that is all but Gaussian leaves no way to go: its own distance, or three errors, are the unit then.
+        return max(self.gaussian - self.data, self.data, 3 * self.error if self.error > 0 else 0.0, 1e-12)
 
 
 class Reference:

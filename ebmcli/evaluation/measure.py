@@ -39,6 +39,8 @@ class Baseline(NamedTuple):
     short_energy: Estimate
     short: Compared
     """the short samples against the data"""
+    dimension: int
+    """D"""
 
     @property
     def band(self) -> tuple[float, float]:
@@ -81,6 +83,7 @@ def baseline(model: Checkpoint, reference: Reference, settings: WalkSettings) ->
         steepness(potential, reference.x[:SLOPES], settings.temperature),
         mean_of(energy),
         reference.compare(x),
+        reference.x[0].numel(),
     )
 
 
@@ -108,21 +111,28 @@ def measure(records: list[Record], settings: WalkSettings, base: Baseline, start
     nothing = Estimate(math.nan, math.nan)
     if first.shape[1] >= 4 and quarter.any() and not quarter.all():
         drift = mean_of(first[:, quarter].mean(dim=1) - first[:, ~quarter].mean(dim=1))
-        drift = Estimate(*(v / sd if sd else (math.nan if v else 0.0) for v in drift))
+        drift = Estimate(*(_per(v, sd) for v in drift))
         long = mean_of(first.mean(dim=1))
         began = energy[: settings.chains, :1]
         paired = ((first < began).double() + 0.5 * (first == began)).mean(dim=1)
         below = mean_of(paired if start_is_data else share_below(first, base.energy))
     else:
         drift, long, below = nothing, mean_of(energy[: settings.chains, -1]), nothing
+    data = mean_of(base.energy)
+    if start_is_data:
+        late_mean = (first if first.shape[1] else energy[: settings.chains, -1:]).mean(dim=1)
+        gap = mean_of(late_mean - energy[: settings.chains, 0])
+    else:
+        gap = Estimate(long.value - data.value, math.hypot(long.error, data.error))
     mixed = mixing(late, spacing(steps))
     return Measured(
         steps=last,
         from_data=start_is_data,
         steepness=base.steepness,
-        energy_data=mean_of(base.energy),
+        energy_data=data,
         energy_data_sd=sd,
         energy_long=long,
+        gap=Estimate(*(_per(v, sd) for v in gap)),
         below=below,
         drift=drift,
         rhat=mixed.rhat,
@@ -133,7 +143,14 @@ def measure(records: list[Record], settings: WalkSettings, base: Baseline, start
         if moments
         else None,
         energy_short=base.short_energy,
+        dimension=base.dimension,
+        temperature=settings.temperature,
     )
+
+
+def _per(value: float, sd: float) -> float:
+    """In units of sd; of a flat energy 0 where nothing moves."""
+    return value / sd if sd else (math.nan if value else 0.0)
 
 
 def _mean(values: list[float]) -> float:

@@ -96,7 +96,7 @@ def summary(run: report.Run) -> dict[str, Any]:
         key: value._asdict() if hasattr(value, "_asdict") else value for key, value in o.measured._asdict().items()
     }
     values |= {
-        "measured": {**measured, "gap": o.measured.gap._asdict()},
+        "measured": measured,
         "energy_band": list(o.baseline.band),
         "distance": {"name": run.reference, **o.final._asdict(), "share": o.final.share},
         "distance_short": {**o.baseline.short._asdict(), "share": o.baseline.short.share},

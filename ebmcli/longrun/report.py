@@ -56,7 +56,8 @@ def chosen(run: Run, columns: int) -> list[tuple[int, Path]]:
         return frames
     where = _position(run.settings, frames[-1][0])
     wanted = [i / (columns - 1) for i in range(columns)]
-    nearest = {min(range(len(frames)), key=lambda k, w=w: abs(where(frames[k][0]) - w)) for w in wanted}
+    at = np.array([where(step) for step, _ in frames])
+    nearest = {int(np.abs(at - w).argmin()) for w in wanted}
     return [frames[k] for k in sorted(nearest)]
 
 
@@ -242,7 +243,7 @@ def numbers(run: Run) -> list[tuple[str, str]]:
                 f"{run.reference}, model's own samples",
                 f"{o.baseline.short.distance:.4g} ± {o.baseline.short.error:.2g}",
             ),
-            ("the same of held-out data", f"{o.final.data:.4g} ({o.final.count} images each)"),
+            ("the same of held-out data", f"{o.final.data:.4g} ({o.final.images} images each)"),
             ("the same of a Gaussian like the data", f"{o.final.gaussian:.4g}"),
             ("steepness of the energy over the data", f"{m.steepness:.3g} (a density has 1 or more)"),
             ("diversity", f"{o.likeness.diversity:.3f} of the data's"),
