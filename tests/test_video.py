@@ -245,6 +245,7 @@ def test_chain_video(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -
     made = read_metadata(film)
     assert made["settings"]["steps"] == 20
     assert str(tmp_path) not in json.dumps(made)
+    assert "settings.steps" in ebm("inspect", film, cwd=tmp_path, check=0).stdout
     ebm(*words, "--out", "a.gif", "--kernel", "mala", "--step-size", 0.001, "--from", "data", cwd=tmp_path, check=0)
     assert len(Image.open(tmp_path / "a.gif").convert("RGB").getcolors(10**6) or []) > 4
 

@@ -111,7 +111,7 @@ def chain_video(
 
     from ebmcli import device as devices
     from ebmcli import films, models
-    from ebmcli.media.files import refuse_foreign
+    from ebmcli.media import refuse_foreign
     from ebmcli.media.video import check_name, save_video
     from ebmcli.sampling import SampleSettings, metadata, starts
 

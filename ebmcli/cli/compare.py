@@ -217,7 +217,7 @@ def _foreign(
 
 def _free(path: Path | None, ending: str, force: bool) -> None:
     """Where a report may go; said before anything is computed."""
-    from ebmcli.media.files import refuse_foreign
+    from ebmcli.media import refuse_foreign
 
     if path is None:
         return

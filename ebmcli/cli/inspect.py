@@ -10,14 +10,14 @@ import typer
 from ebmcli.cli import options
 from ebmcli.cli.output import Output
 
-PICTURES = (".png", ".npz")
+PICTURES = (".png", ".npz", ".mp4", ".gif", ".webp", ".apng")
 
 
 def inspect(
     what: Annotated[
         str | None,
         typer.Argument(
-            metavar="MODEL|FILE", help="A model, a run, or a PNG or npz written by ebm.", show_default=False
+            metavar="MODEL|FILE", help="A model, a run, or a picture, film or npz written by ebm.", show_default=False
         ),
     ] = None,
     energy_scale: Annotated[

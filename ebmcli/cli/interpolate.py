@@ -64,7 +64,7 @@ def interpolate(
 
     from ebmcli import device as devices
     from ebmcli import media, models
-    from ebmcli.media.files import refuse_foreign
+    from ebmcli.media import refuse_foreign
     from ebmcli.media.video import check_name, save_video
     from ebmcli.sampling import SampleSettings, metadata
     from ebmcli.shortrun import Generator

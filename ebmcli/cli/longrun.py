@@ -203,9 +203,9 @@ def _begin(
 
     from ebmcli import device as devices
     from ebmcli import models
-    from ebmcli.models import label as _label
     from ebmcli.evaluation import Walk, WalkSettings
     from ebmcli.longrun import Folder, facts
+    from ebmcli.models import label as _label
     from ebmcli.run import new_folder
 
     torch.set_num_threads(threads or torch.get_num_threads())

@@ -73,8 +73,7 @@ def reconstruct(
 
     from ebmcli import device as devices
     from ebmcli import models
-    from ebmcli.media import plots
-    from ebmcli.media.files import refuse_foreign
+    from ebmcli.media import plots, refuse_foreign
     from ebmcli.sampling import SampleSettings, metadata, starts
     from ebmcli.shortrun import Generator
     from ebmcli.shortrun import reconstruct as descend

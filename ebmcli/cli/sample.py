@@ -161,7 +161,7 @@ def sample(
 def _refuse_foreign(target: Path, format_: Format, force: bool) -> None:
     """Samples may replace samples; anything else that lies there needs --force. Said before sampling."""
     from ebmcli.errors import EBMError
-    from ebmcli.media import read_metadata
+    from ebmcli.media import refuse_foreign
 
     if format_ is Format.folder:
         if target.is_dir() and any(target.iterdir()) and not force:
@@ -172,14 +172,7 @@ def _refuse_foreign(target: Path, format_: Format, force: bool) -> None:
             f"--out {target} does not end in {SUFFIX[format_]}, which is what --format {format_} writes",
             f"give a name such as {target.with_suffix(SUFFIX[format_]).name}",
         )
-    if target.is_dir():
-        raise EBMError(f"{target} is a folder, not a file", "give a file name in --out")
-    if force or not target.exists():
-        return
-    try:
-        read_metadata(target)
-    except EBMError as error:
-        raise EBMError(f"{target} exists and was not written by ebm", "give another --out, or --force") from error
+    refuse_foreign(target, force)
 
 
 def _run(

@@ -14,13 +14,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ebmcli import sampling
 from ebmcli.chains import Purpose, Stream
 from ebmcli.checkpoint import Checkpoint
 from ebmcli.errors import DivergedError, EBMError
 from ebmcli.evaluation.distance import Compared, Reference
 from ebmcli.evaluation.images import Saturation
-from ebmcli.evaluation.measure import SLOPES, Baseline, Outcome, outcome, steepness
+from ebmcli.evaluation.measure import Outcome, baseline, outcome, short_samples
 from ebmcli.evaluation.mixing import Estimate, mean_of
 from ebmcli.evaluation.walk import Walk, WalkSettings, make_kernel
 from ebmcli.sampler import run
@@ -108,21 +107,15 @@ def contest(
         settings: of the long run.
         watch: told the steps made so far, of short and long run together.
     """
-    potential = model.potential
-    device = next(potential.parameters(), torch.empty(0)).device
-    start = "noise" if model.bank is None else "bank"
-    x, energy = sampling.sample(model, count=settings.chains, seed=settings.seed, start=start)
+    try:
+        x, energy = short_samples(model, settings)
+    except DivergedError as error:
+        error.message = f"{name}: {error.message}"
+        raise
     watch(model.config.steps)
-    data = potential.energy(reference.x.to(device)).double().cpu()
-    moments = (float(data.mean()), float(data.std()))
-    if not bool(torch.isfinite(x).all()):
-        raise DivergedError(
-            f"{name}: short chains left the finite numbers within {model.config.steps} steps",
-            f"ε is {model.config.step_size:g}: is the energy scale {model.config.energy_scale:g} right?",
-        )
-    compared = reference.compare(x)
-    base = Baseline(data, steepness(potential, reference.x[:SLOPES], settings.temperature), mean_of(energy), compared)
-    short = Side(x, gap(energy, moments), compared, reference.saturation(x))
+    base = baseline(model, reference, settings, (x, energy))
+    moments = (float(base.energy.mean()), float(base.energy.std()))
+    short = Side(x, gap(energy, moments), base.short, reference.saturation(x))
     walk, diverged = Walk(model, settings, reference), ""
     walk.warm_up()
     seconds = _seconds_a_step(walk)

@@ -73,11 +73,20 @@ def steepness(potential: Potential, x: Tensor, temperature: float) -> float:
     return math.sqrt(float(slope) * float(spread)) / (x[0].numel() * temperature)
 
 
-def baseline(model: Checkpoint, reference: Reference, settings: WalkSettings) -> Baseline:
-    """The data's energy, its slope, and as many of the model's own samples as there are chains."""
+def baseline(
+    model: Checkpoint, reference: Reference, settings: WalkSettings, short: tuple[Tensor, Tensor] | None = None
+) -> Baseline:
+    """The data's energy, its slope, and as many of the model's own samples as there are chains.
+
+    Args:
+        model: the model.
+        reference: the data's side.
+        settings: of the walk that is to be judged.
+        short: the model's own samples and their energies, if they are there already.
+    """
     potential = model.potential
     device = next(potential.parameters(), torch.empty(0)).device
-    x, energy = sampling.sample(model, count=settings.chains, seed=settings.seed, start=_training_start(model))
+    x, energy = short_samples(model, settings) if short is None else short
     return Baseline(
         potential.energy(reference.x.to(device)).double().cpu(),
         steepness(potential, reference.x[:SLOPES], settings.temperature),
@@ -87,8 +96,10 @@ def baseline(model: Checkpoint, reference: Reference, settings: WalkSettings) ->
     )
 
 
-def _training_start(model: Checkpoint) -> str:
-    return "noise" if model.bank is None else "bank"
+def short_samples(model: Checkpoint, settings: WalkSettings) -> tuple[Tensor, Tensor]:
+    """As many of the model's own samples [n c h w] as there are chains, begun as in training, and their energies."""
+    start = "noise" if model.bank is None else "bank"
+    return sampling.sample(model, count=settings.chains, seed=settings.seed, start=start)
 
 
 def measure(records: list[Record], settings: WalkSettings, base: Baseline, start_is_data: bool) -> Measured:
