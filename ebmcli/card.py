@@ -26,19 +26,26 @@ REGIMES = {
 STARTS = {"persistent": "a bank of persistent chains", "data": "data images"}
 
 
-def export(source: Path, target: Path, name: str, trusted: bool = False) -> Checkpoint:
+def export(source: Path, target: Path, name: str, trusted: bool = False, longrun: Path | None = None) -> Checkpoint:
     """Write the model in file `source` as a folder that stands alone; returns what it holds.
 
     The weights are those the file is sampled with; the training state and, of a run that averages,
     the last weights stay behind. The picture is the first 64 chains of seed 0.
 
+    With `longrun`, the folder of a long run of this very model, its verdict goes into the model, and its figures
+    into `verdict.json` and the card.
+
     Raises:
-        EBMError: `target` exists and is not empty, or `source` cannot be read.
+        EBMError: `target` exists and is not empty, `source` cannot be read, or the long run is not one of this
+            model, not finished, or without a verdict.
     """
     if target.exists() and any(target.iterdir()):
         raise EBMError(f"{target} exists and is not empty", "choose another folder")
     model = load(source, trusted=trusted)
     config = model.config.model_copy(update={"name": name})
+    judged = None if longrun is None else _judged(longrun, model)
+    if judged is not None:
+        config = config.model_copy(update={"verdict": judged["verdict"]})
     target.mkdir(parents=True, exist_ok=True)
     weights = model.potential.network.state_dict()
     save(target / FILE, weights, config, bank=model.bank, recipe=model.recipe)
@@ -51,8 +58,27 @@ def export(source: Path, target: Path, name: str, trusted: bool = False) -> Chec
     write_atomic(target / "config.json", json.dumps(config.model_dump(mode="json"), indent=2) + "\n")
     write_atomic(target / "recipe.toml", model.recipe)
     write_atomic(target / "metrics.json", json.dumps(summary, indent=2) + "\n")
-    write_atomic(target / "README.md", card(written, settings, summary))
+    if judged is not None:
+        write_atomic(target / "verdict.json", json.dumps(judged, indent=2) + "\n")
+    write_atomic(target / "README.md", card(written, settings, summary, judged))
     return written
+
+
+def _judged(folder: Path, model: Checkpoint) -> dict[str, Any]:
+    """What a finished long run of this model came to."""
+    from ebmcli.longrun import Folder
+
+    opened = Folder.open(folder)
+    result = opened.result
+    if opened.facts["model_sha256"] != model.digest:
+        raise EBMError(
+            f"{folder} is a long run of another model ({opened.facts['model_name']})", "give one of this very file"
+        )
+    if not result.get("complete"):
+        raise EBMError(f"the long run in {folder} is not finished", f"go on with it: ebm longrun --resume {folder}")
+    if not result.get("verdict"):
+        raise EBMError(f"the long run in {folder} has no verdict", "it had no data to hold its chains against")
+    return result
 
 
 def _summary(source: Path, update: int) -> dict[str, Any]:
@@ -76,8 +102,10 @@ def _summary(source: Path, update: int) -> dict[str, Any]:
     }
 
 
-def card(model: Checkpoint, settings: SampleSettings, summary: dict[str, Any]) -> str:
-    """The model card, Markdown with the Hub's metadata."""
+def card(
+    model: Checkpoint, settings: SampleSettings, summary: dict[str, Any], judged: dict[str, Any] | None = None
+) -> str:
+    """The model card, Markdown with the Hub's metadata; `judged` is the result of a long run."""
     c = model.config
     start = STARTS.get(c.init, f"{c.init} noise")
     parameters = sum(p.numel() for p in model.potential.parameters())
@@ -92,6 +120,13 @@ def card(model: Checkpoint, settings: SampleSettings, summary: dict[str, Any]) -
             f"{mean['energy_difference']:.4g} (sd {summary['sd']['energy_difference']:.3g}), displacement r "
             f"{mean['displacement']:.3g} px a step, straightness {mean['straightness']:.2f}. "
             f"Learning took {summary['hours']:.1f} hours of wall time.\n"
+        )
+    verdict = f"Verdict on its density: {c.verdict or 'not judged yet'}."
+    if judged is not None:
+        reasons = "".join(f"\n- {reason}" for reason in judged["reasons"])
+        verdict += (
+            f" After {judged['steps']:,} steps of {judged['kernel']} from {judged['start']}, step size "
+            f"{judged['step_size']:.4g} (`verdict.json`):\n{reasons}"
         )
     return f"""---
 library_name: ebmcli
@@ -116,7 +151,7 @@ The first {settings.count} chains of seed {settings.seed}: {settings.steps} step
 
 ## What it is
 
-{REGIMES[c.regime].format(steps=c.steps, start=start)} Verdict on its density: {c.verdict or "not judged yet"}.
+{REGIMES[c.regime].format(steps=c.steps, start=start)} {verdict}
 
 ## How it was learned
 

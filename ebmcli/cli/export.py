@@ -18,6 +18,15 @@ def export(
         str | None,
         typer.Option("--name", metavar="NAME", help="What the model is called.", show_default="the folder's name"),
     ] = None,
+    longrun: Annotated[
+        Path | None,
+        typer.Option(
+            "--longrun",
+            metavar="FOLDER",
+            help="A finished long run of this very model, whose verdict goes into it and its card.",
+            show_default=False,
+        ),
+    ] = None,
     trust_code: options.TrustCode = False,
     json: options.Json = False,
     quiet: options.Quiet = False,
@@ -30,6 +39,6 @@ def export(
     from ebmcli.card import export as write
 
     output = Output(json=json, quiet=quiet)
-    written = write(models.find(model), out, name or out.name, trust_code)
+    written = write(models.find(model), out, name or out.name, trust_code, longrun)
     output.say(f"{out}: {written.config.name}, update {written.config.updates:,}, picture in {out / 'samples.png'}")
     output.result({"out": out, "sha256": written.digest, **written.config.model_dump(mode="json")})

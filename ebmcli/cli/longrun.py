@@ -104,6 +104,9 @@ def longrun(
     spacing: Annotated[Spacing, typer.Option("--spacing", help="Of the moments over the steps.")] = Spacing.log,
     seed: options.Seed = 0,
     data: options.Data = None,
+    compared: Annotated[
+        int, typer.Option("--compared", metavar="N", min=20, help="Images of the data that chains are compared with.")
+    ] = 2000,
     features: Annotated[
         str | None,
         typer.Option(
@@ -165,7 +168,7 @@ def longrun(
         )
     load = {"backend": backend, "energy_scale": energy_scale, "trusted": trust_code, "device": device}
     if resume is None:
-        choices |= {"moments": moments, "spacing": spacing.value, "seed": seed, "data": data}
+        choices |= {"moments": moments, "spacing": spacing.value, "seed": seed, "data": data, "compared": compared}
         walk, folder, base = _begin(model, out, choices, features, load, threads, output)
     else:
         walk, folder, base = _reopen(resume, model, load, threads, output)
@@ -221,7 +224,7 @@ def _begin(
         "features": features,
         "data_path": _absolute(settings.data),
         "energy_scale": load["energy_scale"],
-        "compared_with": None if reference is None else len(reference.x),
+        "judged": reference is not None,
     }
     if settings.warmup:
         output.detail(f"warm-up: {settings.warmup} steps")
@@ -272,8 +275,7 @@ def _reopen(
         if facts.get(key) != value:
             output.warn(f"{key} was {facts.get(key)} and is {value}: the run goes on, but not bit for bit")
     features = facts.get("features")
-    known = facts.get("compared_with") is not None
-    reference = _reference(loaded, settings, features, load["trusted"], output) if known else None
+    reference = _reference(loaded, settings, features, load["trusted"], output) if facts.get("judged") else None
     walk = Walk(loaded, settings, reference, step_size=facts["step_size"])
     step = folder.restore(walk)
     if step == settings.steps:

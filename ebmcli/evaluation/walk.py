@@ -35,6 +35,8 @@ WARMUP = 400
 """Steps of the warm-up of a kernel with a test."""
 ADAPTED = 32
 """Chains that a warm-up holds."""
+ENOUGH = 100
+"""Images of the data that have to be left for a comparison before those that chains start at are kept out of it."""
 FAR_OUT = 1e4
 """A pixel beyond this has left for good: the step is too long."""
 _WARMUP_STREAM = 1
@@ -61,6 +63,7 @@ class WalkSettings:
         seed: of everything random.
         moments: how often images are looked at and kept.
         spacing: of the moments: `log` or `linear` in the step.
+        compared: images of the data to compare with: half for the distance, half for the data's own distance.
         data: images to start at and to compare with, where the model's own are not in the package.
     """
 
@@ -79,6 +82,7 @@ class WalkSettings:
     seed: int = 0
     moments: int = 40
     spacing: str = "log"
+    compared: int = 2 * HALF
     data: str | None = None
 
     @classmethod
@@ -181,22 +185,21 @@ class Record(NamedTuple):
         return cls(**{**values, "memory": Estimate(*values["memory"]), "moment": moment})
 
 
-def reference_of(
-    model: Checkpoint, settings: WalkSettings, features: Features | None = None, half: int = HALF
-) -> Reference:
+def reference_of(model: Checkpoint, settings: WalkSettings, features: Features | None = None) -> Reference:
     """The data of a model, without the images that the chains of `settings` start at, as far as there are others.
 
     Raises:
         EBMError: the data is not at hand; the hint says how to give it.
     """
-    config = model.config
+    config, half = model.config, settings.compared // 2
     if config.data in data.TOYS and settings.data is None:
         generator = torch.Generator().manual_seed(settings.seed + 1)
         return Reference(data.load_toy(config.data).sample(2 * half, generator), config.data_noise, half=half)
     everything = SampleSettings("data", 0, settings.chains + 2 * half, settings.seed, data=settings.data)
     images = sampling.starts(model, everything)
     distinct = images[: _distinct(model, settings, len(images))]
-    skip = min(settings.chains, max(0, len(distinct) - 400)) if settings.start == "data" else 0
+    enough = len(distinct) - settings.chains >= ENOUGH
+    skip = settings.chains if settings.start == "data" and enough else 0
     return Reference(distinct[skip:], config.data_noise, features, settings.seed, half)
 
 
