@@ -46,7 +46,7 @@ def test_describe_on_known_images() -> None:
     x = torch.stack([torch.full((2, 4, 4), value) for value in (-1.0, 1.0)])
     x[:, 1] = 0.5
     said = describe(x)
-    assert (said.count, said.low, said.high) == (2, -1.0, 1.0)
+    assert (said.images, said.low, said.high) == (2, -1.0, 1.0)
     assert said.mean == pytest.approx((0.0, 0.5))
     assert said.sd == pytest.approx((1.0, 0.0))
     assert said.constant == 0.5

@@ -21,7 +21,7 @@ class Stats(NamedTuple):
     """Figures of a set of images, in pixel units of the [-1, 1] scale.
 
     Attributes:
-        count: images looked at.
+        images: how many were looked at.
         low: least pixel value.
         high: greatest pixel value.
         mean: of each channel.
@@ -31,7 +31,7 @@ class Stats(NamedTuple):
         constant: share of the values [c h w] that are the same in all images.
     """
 
-    count: int
+    images: int
     low: float
     high: float
     mean: tuple[float, ...]
