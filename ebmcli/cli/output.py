@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import dataclasses
 import json as jsonlib
+import logging
 import math
 import os
 import sys
@@ -155,6 +156,7 @@ class Output:
         self.quiet = quiet
         self.verbose = verbose and not quiet
         self._console: Any = None
+        listen(self)
 
     @property
     def draws(self) -> bool:
@@ -239,6 +241,26 @@ class Output:
             self._console.print(line, markup=False, highlight=False, soft_wrap=True)
         else:
             print(line, file=sys.stderr, flush=True)
+
+
+class _Listener(logging.Handler):
+    """What the library logs, said as the command's own words."""
+
+    def __init__(self, output: Output) -> None:
+        super().__init__(logging.INFO)
+        self._output = output
+
+    def emit(self, record: logging.LogRecord) -> None:
+        speak = self._output.warn if record.levelno >= logging.WARNING else self._output.say
+        speak(record.getMessage())
+
+
+def listen(output: Output) -> None:
+    """From now on `output` says what the library has to tell: downloads, further tries, what serves instead."""
+    library = logging.getLogger("ebmcli")
+    library.handlers[:] = [_Listener(output)]
+    library.setLevel(logging.INFO)
+    library.propagate = False
 
 
 def paint(text: str, code: str, stream: Any) -> str:
