@@ -177,7 +177,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def tags(self, r):
         """Tags of a repository, from its card."""
-        kind, key = r["commits"][r["refs"]["main"]].get("README.md", ("blob", b""))
+        _kind, key = r["commits"][r["refs"]["main"]].get("README.md", ("blob", b""))
         found = re.search(rb"^tags: (\[.*\])$", key, re.M)
         return json.loads(found[1]) if found else []
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor
 
-_FORMAT = 1  # raise it when the same files would be decoded to other pixels
+_FORMAT = 2  # raise it when the same files would be decoded to other pixels
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,18 +91,22 @@ def load(
     path = resolve(source)
     name = str(source) if str(source) in bundled() else _name(path)
     opened = open_source(path, split)
-    count = min(opened.count, limit or opened.count)
-    key = opened.key(_FORMAT, opened.layout, split, count, form.image_size, form.channels, form.crop)
+    key = opened.key(_FORMAT, opened.layout, split, limit, form.image_size, form.channels, form.crop)
     kept = cache.find(key)
     if kept:
-        array, meta = kept
-        return _image_set(array, name, meta)
-    with cache.writer(count, form.shape) as sink:
-        decoded = decode(opened, count, form, sink.append, progress)
-        meta = {
-            "identity": decoded.identity,
-            "skipped": list(decoded.skipped),
+        return _image_set(kept[0], name, kept[1])
+    count = min(opened.count, limit or opened.count)
+    with cache.writer(key, count, form.shape) as sink:
+        if sink is None:
+            return load(
+                source, image_size=image_size, channels=channels, crop=crop, split=split, limit=limit, progress=progress
+            )
+        decode(opened, count, form, sink, progress)
+        meta: dict[str, Any] = {
+            "identity": sink.identity,
+            "skipped": list(sink.bad),
             "notes": [f"{opened.layout}, {count:,} images: {form}", *opened.notes],
+            "split": split,
         }
         array = sink.finish(key, {"name": name, **meta})
     if not sink.on_disk:
