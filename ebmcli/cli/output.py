@@ -98,6 +98,13 @@ class Bar:
         if self._live is not None:
             self._live.update(self._task, description=description)
 
+    def resize(self, total: int | None) -> None:
+        """Change how many units there are in all."""
+        if self.total != total:
+            self.total = total
+            if self._live is not None:
+                self._live.update(self._task, total=total)
+
     def close(self) -> None:
         """Take the bar off the screen."""
         if self._live is not None:
@@ -228,10 +235,7 @@ class Output:
         with self.progress(description, unit=unit) as bar:
 
             def report(done: int, total: int) -> None:
-                if bar.total != total:
-                    bar.total = total
-                    if bar._live is not None:
-                        bar._live.update(bar._task, total=total)
+                bar.resize(total)
                 bar.update(done=done)
 
             yield report

@@ -163,9 +163,11 @@ def _prepare(settings: Recipe, run: Run | None, facts: dict[str, Any], output: O
 
     from ebmcli import device as devices
     from ebmcli.checkpoint import versions
+    from ebmcli.cli.fetching import fetch
     from ebmcli.data.training import open_data
     from ebmcli.learning import Learning
 
+    fetch(facts["data_path"] or settings.data.source, settings.data.split, output)
     with output.counter("reading images") as progress:
         positives = open_data(settings.data, facts["data_path"], progress)
     for note in getattr(getattr(positives, "set", None), "notes", ()):
@@ -179,6 +181,7 @@ def _prepare(settings: Recipe, run: Run | None, facts: dict[str, Any], output: O
     now = {
         "data": positives.name,
         "data_identity": positives.identity,
+        "data_path": getattr(positives, "address", None) or facts["data_path"],
         "threads": torch.get_num_threads(),
         "device_used": str(place),
         "backend": learning.potential.backend.name,

@@ -74,7 +74,8 @@ class Source:
         declared: number of images they declare, or how it is found where that means reading them.
         items: the first `n` images, in order; raises EBMError where a file breaks its own format.
         notes: what was assumed, for the user; `items` may add to it.
-        stamp: what the content is, where that is known without files (a commit on the Hub).
+        stamp: what the content is, where that is known without files.
+        revision: commit of a set of the Hub.
     """
 
     layout: str
@@ -83,6 +84,7 @@ class Source:
     items: Callable[[int], Iterator[Item]]
     notes: list[str] = field(default_factory=list)
     stamp: str = ""
+    revision: str = ""
 
     @property
     def count(self) -> int:
