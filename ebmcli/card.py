@@ -106,16 +106,18 @@ def _summary(source: Path, update: int) -> dict[str, Any]:
     """Means and spreads over the last updates before the checkpoint, if it lies in a run."""
     folder = next((p for p in source.resolve().parents if (p / "run.json").is_file()), None)
     if folder is None:
-        kept = source.parent / "metrics.json"  # of a folder that was written by `write`
-        return (
-            dict(json.loads(kept.read_text())) if kept.is_file() and (source.parent / "config.json").is_file() else {}
-        )
+        try:  # of a folder that was written by `write`
+            return dict(json.loads((source.parent / "metrics.json").read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError):
+            return {}
     records = [r for r in Run.open(folder).metrics() if r["update"] <= update]
     recent = records[-LAST:]
     if not recent:
         return {}
     keys = [k for k in recent[0] if k not in ("update", "seconds")]
+    begun = Run.open(folder).facts.get("init_from")
     return {
+        **({"begun_with": begun} if begun else {}),
         "updates": update,
         "hours": sum(r["seconds"] for r in records) / 3600,
         "over_last_updates": len(recent),
@@ -215,16 +217,19 @@ def _metadata(model: Checkpoint, licence: str | None) -> str:
 
 
 def _learned(summary: dict[str, Any]) -> str:
+    text = ""
     try:
+        if "begun_with" in summary:
+            text = f"\nThese updates began with the weights of another model: {summary['begun_with']}.\n"
         mean, sd = summary["mean"], summary["sd"]
-        return (
+        return text + (
             f"\nOver the last {summary['over_last_updates']} updates: energy difference d "
             f"{mean['energy_difference']:.4g} (sd {sd['energy_difference']:.3g}), displacement r "
             f"{mean['displacement']:.3g} px a step, straightness {mean['straightness']:.2f}. "
             f"Learning took {summary['hours']:.1f} hours of wall time.\n"
         )
     except (KeyError, TypeError, ValueError):  # no summary, or that of a file from elsewhere
-        return ""
+        return text
 
 
 def _provenance(recipe: str) -> str:
