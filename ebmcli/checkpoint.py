@@ -255,7 +255,8 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         head = file.read(10)
     if not head:
         raise EBMError(f"{path} is empty", "get the file again")
-    if head[:1] == b"\x80" or head[:2] == b"PK":
+    # A safetensors file begins with its header's length, which may begin like a pickle; the header itself tells.
+    if head[8:9] != b"{" and (head[:1] == b"\x80" or head[:2] == b"PK"):
         raise EBMError(
             f"{path} is a pickle, which can run code when read and is never opened",
             "expected a safetensors file written by ebm",

@@ -14,8 +14,12 @@ import threading
 import time
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
+
+from conftest import Ran
+from quick import ebm
 
 PLURAL = {"models": "model", "datasets": "dataset", "spaces": "space"}
 LFS_SUFFIX = (".safetensors", ".pt", ".pth", ".bin", ".npz", ".npy", ".parquet", ".png", ".gif", ".zip")
@@ -23,6 +27,13 @@ LFS_SUFFIX = (".safetensors", ".pt", ".pth", ".bin", ".npz", ".npy", ".parquet",
 
 def git_oid(data: bytes) -> str:
     return hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
+
+
+def online(
+    hub: Hub, *words: object, cwd: Path, check: int | None = None, token: str | None = "hf_test", **env: str
+) -> Ran:
+    """Run `ebm` against `hub`, its cache in `cwd / "hf"`."""
+    return ebm(*words, cwd=cwd, check=check, **hub.env(cwd / "hf", token, **env))
 
 
 @dataclass

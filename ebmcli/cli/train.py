@@ -71,7 +71,7 @@ def train(
     chosen = recipe is None and resume is None and data is not None
     if not chosen and (recipe is None) == (resume is None):
         raise UsageError(
-            "give a RECIPE, --data with pictures of your own, or --resume RUN", "ebm recipe list shows the recipes"
+            "give a RECIPE, or --resume RUN", "ebm recipe list shows the recipes; with --data PICTURES one is chosen"
         )
     if save_recipe is not None and not chosen:
         raise UsageError("--save-recipe is for a recipe that is chosen for --data", "ebm recipe copy copies others")

@@ -74,7 +74,7 @@ def members(path: Path) -> Iterator[Member]:
                     "and is not read",
                     "get the archive from where it was published",
                 )
-            yield member
+            yield member._replace(read=partial(_guarded, path, member.read))
 
 
 def recognise(listing: Listing) -> bool:
@@ -154,6 +154,11 @@ def _zip(path: Path) -> Iterator[Member]:
 def _is_tar(path: Path) -> bool:
     with open(path, "rb") as stream:
         return not stream.read(4).startswith(b"PK\x03\x04")
+
+
+def _guarded(path: Path, read: Callable[[], bytes]) -> bytes:
+    with _reading(path):
+        return read()
 
 
 @contextmanager

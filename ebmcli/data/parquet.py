@@ -131,7 +131,7 @@ def _choose(listing: Listing, files: list[File], split: str) -> list[File]:
     of = {name: [f for f, words in zip(files, parts, strict=True) if words & set(SPLITS[name])] for name in SPLITS}
     if of[split]:
         return of[split]
-    if split == "train" and not any(of.values()):
+    if split == "train" and (not any(of.values()) or not listing.is_folder):  # a file that is named is meant
         return files
     there = ", ".join(file.name for file in files[:5])
     raise EBMError(
