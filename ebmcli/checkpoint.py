@@ -223,20 +223,23 @@ def load(
     return Checkpoint(potential.eval(), config, bank, recipe, checksum)
 
 
-def examine(where: str, metadata: dict[str, str], shapes: dict[str, tuple[int, ...]]) -> ModelConfig:
+def examine(
+    where: str, metadata: dict[str, str], shapes: dict[str, tuple[int, ...]], trusted: bool = False
+) -> ModelConfig:
     """The settings of a file of which only the header is known; no weights are read and no memory is taken.
 
     Args:
         where: names the file in messages.
         metadata: of the safetensors header.
         shapes: of the tensors, by their names in the file.
+        trusted: as `load`.
 
     Raises:
         EBMError: as `load`, for what the header shows.
     """
     config = _config(where, metadata, None)
     _check_bank(where, config, shapes.get("bank"))
-    if config.network in NETWORKS:
+    if config.network in NETWORKS or not trusted:  # a factory of others may not build without memory
         state = {k.removeprefix("network."): v for k, v in shapes.items() if k.startswith("network.")}
         with torch.device("meta"):
             _check_fit(where, config, _build(where, config, False), state)

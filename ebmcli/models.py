@@ -44,7 +44,7 @@ def load(model: str | Path | None = None, **options: Any) -> Checkpoint:
     Raises:
         EBMError: as `find` and `ebmcli.checkpoint.load`.
     """
-    found = look_up(model)
+    found = look_up(model, bool(options.get("trusted")))
     return load_file(found.path, **options)._replace(origin=found.origin)
 
 
@@ -61,10 +61,11 @@ def find(model: str | Path | None = None) -> Path:
     return look_up(model).path
 
 
-def look_up(model: str | Path | None = None) -> Found:
+def look_up(model: str | Path | None = None, trusted: bool = False) -> Found:
     """The checkpoint file that MODEL means: a bundled name first, then a path, then an id on the Hub.
 
-    A model of the Hub is downloaded into the Hub's cache (`HF_HOME`) where that has it not.
+    A model of the Hub is downloaded into the Hub's cache (`HF_HOME`) where that has it not; one that names code as
+    its network only if it is `trusted`.
 
     Raises:
         EBMError: none of them; the hint has the nearest bundled name. As `ebmcli.hub.pull.fetch` for the Hub.
@@ -81,17 +82,17 @@ def look_up(model: str | Path | None = None) -> Found:
         return Found(path)
     address = parse(name)
     if address is not None:
-        return _from_hub(address, path)
+        return _from_hub(address, path, trusted)
     near = difflib.get_close_matches(name.replace("_", "-"), bundled(), n=1)
     hint = f"did you mean {near[0]}?" if near else f"bundled models: {', '.join(bundled()) or 'none'}"
     raise EBMError(f"no model {name!r}: neither a bundled name nor a path", hint)
 
 
-def _from_hub(address: Address, path: Path) -> Found:
+def _from_hub(address: Address, path: Path, trusted: bool) -> Found:
     from ebmcli.hub.pull import fetch
 
     try:
-        fetched = fetch(address)
+        fetched = fetch(address, trusted=trusted)
     except EBMError as error:
         if path.parent.is_dir():  # runs/mnist mistyped is an address too
             there = sorted(p.parent.name for p in path.parent.glob(f"*/{FILE}"))

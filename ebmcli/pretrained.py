@@ -68,7 +68,12 @@ class Potential(potential.Potential):
             if revision is not None:
                 address = address._replace(revision=revision)
             fetched = fetch(
-                address, token=token, cache_dir=cache_dir, force=force_download, local_only=local_files_only
+                address,
+                token=token,
+                cache_dir=cache_dir,
+                force=force_download,
+                local_only=local_files_only,
+                trusted=bool(model_kwargs.get("trusted")),
             )
             path, origin = fetched.path, str(fetched)
         return cls.of(load(path, **model_kwargs)._replace(origin=origin))

@@ -30,6 +30,6 @@ def export(
     from ebmcli.card import export as write
 
     output = Output(json=json, quiet=quiet)
-    written = write(models.find(model), out, name or out.name, trust_code)
+    written = write(models.look_up(model, trust_code).path, out, name or out.name, trust_code)
     output.say(f"{out}: {written.config.name}, update {written.config.updates:,}, picture in {out / 'samples.png'}")
     output.result({"out": out, "sha256": written.digest, **written.config.model_dump(mode="json")})

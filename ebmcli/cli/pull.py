@@ -37,7 +37,7 @@ def pull(
     from ebmcli.checkpoint import FILE, load, write_atomic
     from ebmcli.hub.pull import fetch
 
-    fetched = fetch(address, force=again)
+    fetched = fetch(address, force=again, trusted=trust_code)
     model = load(fetched.path, trusted=trust_code)
     c = model.config
     if out is not None:

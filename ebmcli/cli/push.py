@@ -48,7 +48,7 @@ def push(
     from ebmcli.card import export
     from ebmcli.hub import push as hub
 
-    found = models.look_up(model)
+    found = models.look_up(model, trust_code)
     with tempfile.TemporaryDirectory(prefix="ebm-push-") as temporary:
         folder = Path(temporary) / "model"
         name = address.repo.partition("/")[2]

@@ -27,10 +27,12 @@ def fetch(
     cache_dir: str | Path | None = None,
     force: bool = False,
     local_only: bool = False,
+    trusted: bool = False,
 ) -> Fetched:
     """The model file of a repository, in the Hub's cache (`HF_HOME`); downloaded where it is not there yet.
 
     The revision is resolved to a commit first; size and header of the file are checked before the download.
+    A model that names code as its network is refused unless it is `trusted`.
     Without network, or where the Hub has a fault, what the cache has of that revision serves, and that is said.
 
     Raises:
@@ -53,7 +55,7 @@ def fetch(
         kept = cached(pinned, cache_dir)
         if kept is None or force:
             size = _size(api, address, sha)
-            _look(api, address, sha, size)
+            _look(api, address, sha, size, trusted)
             log.info(f"downloading {address}: {size / 1e6:,.1f} MB")
     except EBMError as error:
         kept = cached(address, cache_dir)
@@ -124,7 +126,7 @@ def _size(api: Any, address: Address, sha: str) -> int:
     return size
 
 
-def _look(api: Any, address: Address, sha: str, size: int) -> None:
+def _look(api: Any, address: Address, sha: str, size: int, trusted: bool) -> None:
     """Read the header alone and hold it against the file's size and our settings, before all is downloaded."""
     where = f"the {FILE} of {address}"
 
@@ -149,4 +151,4 @@ def _look(api: Any, address: Address, sha: str, size: int) -> None:
             f"{where} has {size:,} bytes, which are not those of its header ({end:,} of tensors)",
             "ebm models --hub lists models of ebm's",
         )
-    examine(where, dict(found.metadata or {}), shapes)
+    examine(where, dict(found.metadata or {}), shapes, trusted)
