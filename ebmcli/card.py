@@ -176,7 +176,10 @@ The first {settings.count} chains of seed {settings.seed}: {settings.steps} step
 In Python:
 
     import ebmcli
-    x, energy = ebmcli.sample(ebmcli.load("{what}"), count=64, seed=0)  # [64 c h w] in [-1, 1], U [64]
+    model = ebmcli.load("{what}")
+    x, energy = ebmcli.sample(model, count=64, seed=0)
+
+x is [64 c h w] with data in [-1, 1], energy is U [64].
 
 ## What it is
 

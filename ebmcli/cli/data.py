@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None, help="List, fetch, show and clear sets of images.")
 
-LOOKED_AT = 4000
-"""Images that the figures are taken from at most, evenly over the set."""
+LOOKED_AT, LEAST, VALUES = 4000, 600, 2**23
+"""Images that the figures are taken from, evenly over the set: at most, at least, and by their values in memory."""
 NOISES = (0.0, 0.015, 0.03)
 """Data noise, pixel units, for which a step size is suggested."""
 
@@ -146,8 +146,10 @@ def show(
     images = _load(source, image_size, channels, crop, split, output)
     target = out or Path(f"{images.name.replace('/', '--')}.png")
     _refuse_foreign(target, force)
-    every = max(1, len(images) // LOOKED_AT)
-    stats = describe(images.images(slice(0, every * LOOKED_AT, every)))
+    c, h, w = images.shape
+    looked = max(LEAST, min(LOOKED_AT, VALUES // (c * h * w)))
+    every = max(1, len(images) // looked)
+    stats = describe(images.images(slice(0, every * looked, every)))
     noises = NOISES if noise is None else (noise,)
     steps = {value: suggested_step(stats.local_sd, value) for value in noises}
     media.save_png(media.grid(images.images(slice(0, 64))), target, {"made_by": "ebm data show", **_facts(images)})

@@ -180,7 +180,9 @@ def _find(address: Address, sha: str, split: str, progress: Progress | None) -> 
     name = _choose(address, split, list(splits))
     prefix = f"hf://datasets/{address.repo}@{sha}/"
     paths = [str(url).partition(prefix)[2] for url in splits[name]]
-    is_parquet = builder.dataset_name != "" and all(path.endswith(".parquet") for path in paths)
+    if any(part in ("", ".", "..") for path in paths if path for part in path.split("/")):
+        raise EBMError(f"the data set {address} has files whose names lead out of it", "choose another set")
+    is_parquet = bool(paths) and all(path.endswith(".parquet") for path in paths)
     entry = public(address.repo)
     features = builder.info.features or {}
     images = [column for column, feature in features.items() if type(feature).__name__ == "Image"]
