@@ -111,6 +111,19 @@ def test_the_checksum_names_the_content(tmp_path: Path) -> None:
     assert len(others | {plain}) == 5
 
 
+def test_equal_models_are_equal_files_whatever_the_length_of_their_header(tmp_path: Path) -> None:
+    """Byte for byte; and a header of 128 bytes, or of 0x4B50, whose length begins like a pickle's, is read as well."""
+    firsts = set()
+    for extra in range(0, 264, 8):
+        path, twin = tmp_path / FILE, tmp_path / "twin.safetensors"
+        for file in (path, twin):
+            checkpoint.save(file, network().state_dict(), CONFIG, recipe="#" * extra)
+        assert path.read_bytes() == twin.read_bytes()
+        assert checkpoint.load(path).recipe == "#" * extra
+        firsts.add(path.read_bytes()[0])
+    assert 0x80 in firsts
+
+
 def test_average_and_last_weights(tmp_path: Path) -> None:
     """A run that averages holds both; without the last ones, asking for them is an error."""
     average, last = network(1).state_dict(), network(2).state_dict()

@@ -16,7 +16,7 @@ FLOORS = {
     0: "device errors types",
     1: "trainer diagnostics chains sampler potential networks optimizers philox",
     2: "landscape evaluation longrun recipe checkpoint hub run learning sampling card bench data media models films "
-    "convert foreign shortrun",
+    "convert foreign shortrun pretrained",
     3: "cli __main__",
 }
 FLOOR = {name: floor for floor, names in FLOORS.items() for name in names.split()}

@@ -29,6 +29,8 @@ _PACKAGES = (
     "imageio",
     "av",
     "matplotlib",
+    "datasets",
+    "pyarrow",
 )
 
 

@@ -39,6 +39,7 @@ def export(
     from ebmcli.card import export as write
 
     output = Output(json=json, quiet=quiet)
-    written = write(models.find(model), out, name or out.name, trust_code, longrun)
+    path = models.look_up(model, trust_code).path
+    written = write(path, out, name or out.name, trust_code, longrun)
     output.say(f"{out}: {written.config.name}, update {written.config.updates:,}, picture in {out / 'samples.png'}")
     output.result({"out": out, "sha256": written.digest, **written.config.model_dump(mode="json")})

@@ -44,7 +44,7 @@ def _model(what: str | None, energy_scale: float | None, trusted: bool) -> dict[
     from ebmcli import models
     from ebmcli.run import Run
 
-    file = models.find(what)
+    file = models.look_up(what, trusted).path
     is_run = (file.parent / "run.json").is_file()
     loaded = models.load(what, energy_scale=energy_scale, trusted=trusted)
     parameters = sum(p.numel() for p in loaded.potential.parameters())
@@ -54,6 +54,7 @@ def _model(what: str | None, energy_scale: float | None, trusted: bool) -> dict[
         "parameters": parameters,
         "bank_states": 0 if loaded.bank is None else len(loaded.bank),
         "sha256": loaded.digest,
+        **({"from": loaded.origin} if loaded.origin else {}),
     }
     if is_run:
         run = Run.open(file.parent)

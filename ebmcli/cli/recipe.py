@@ -31,7 +31,7 @@ def list_recipes(as_json: Json = False) -> None:
         return
     columns = ("name", "regime", "size", "steps", "updates", "source")
     table = [[column.upper() for column in columns]]
-    table += [[str(row[column]) for column in columns] for row in rows]
+    table += [[str(row[column]).removesuffix("-code") for column in columns] for row in rows]  # 80 columns are full
     widths = [max(len(line[i]) for line in table) for i in range(len(columns))]
     for line in table:
         cells = [

@@ -6,6 +6,7 @@ import difflib
 from dataclasses import dataclass
 from pathlib import Path
 
+from ebmcli.data.sets import SETS
 from ebmcli.data.toys import TOYS
 from ebmcli.errors import EBMError
 
@@ -62,6 +63,8 @@ def resolve(source: str | Path) -> Path:
         return path
     if name in TOYS:
         raise EBMError(f"{name} is a toy density, not a set of images", "toys are loaded with load_toy")
-    near = difflib.get_close_matches(name, sets, n=1)
+    fetched = [entry.name for entry in SETS]
+    near = difflib.get_close_matches(name, [*sets, *fetched], n=1)
     guess = f"did you mean {near[0]}? " if near else "check the path; "
-    raise EBMError(f"no data at {name}: no such file or folder", f"{guess}bundled sets: {', '.join(sets)}")
+    known = f"bundled sets: {', '.join(sets)}; public ones: {', '.join(fetched)}"
+    raise EBMError(f"no data at {name}: no such file or folder", f"{guess}{known}")

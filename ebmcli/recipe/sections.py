@@ -46,7 +46,7 @@ class DataSettings(_Section):
     source: str = Field(
         min_length=1,
         description="A data set of the package (mnist-10k), a toy density (gmm, rings), an id on the "
-        "Hugging Face Hub (ylecun/mnist), or a path.",
+        "Hugging Face Hub (ylecun/mnist, with @revision or without), a short name that ebm data list shows, or a path.",
     )
     split: str = Field(default="train", min_length=1, description="Part of the data set to learn from.")
     image_size: int = Field(ge=1, description="Width and height in pixels after resizing; 1 for the toys.")
