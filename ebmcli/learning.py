@@ -13,9 +13,9 @@ from torch import Tensor
 
 from ebmcli import media
 from ebmcli.chains import Data, Purpose, Stream, noise_start
-from ebmcli.checkpoint import ModelConfig, versions
+from ebmcli.checkpoint import Checkpoint, ModelConfig, versions
 from ebmcli.checkpoint import save as save_model
-from ebmcli.errors import DivergedError
+from ebmcli.errors import DivergedError, EBMError
 from ebmcli.networks import build
 from ebmcli.optimizers import OptimizerSettings, Phase
 from ebmcli.potential import Potential
@@ -36,6 +36,12 @@ class Event(NamedTuple):
     record: UpdateRecord
     picture: Path | None
     saved: Saved | None
+
+
+def _network(config: ModelConfig) -> str:
+    """A network in words."""
+    arguments = ", ".join(f"{key} {value}" for key, value in config.arguments.items())
+    return f"{config.network} ({arguments}) of {config.image_size}×{config.image_size}×{config.channels}"
 
 
 def build_potential(recipe: Recipe, device: torch.device, backend: str = "auto") -> Potential:
@@ -132,6 +138,26 @@ class Learning:
             self.trainer.load(state, progress["update"])
         self.folder.cut_metrics(self.trainer.update)
         return self.trainer.update
+
+    def begin_with(self, model: Checkpoint) -> None:
+        """Begin with another model's weights, and with its bank where both keep one (its states in turn, if fewer).
+
+        Raises:
+            EBMError: the model's network is another one.
+        """
+        network = self.potential.network
+        mine, its = network.state_dict(), model.potential.network.state_dict()
+        if {k: v.shape for k, v in mine.items()} != {k: v.shape for k, v in its.items()}:
+            raise EBMError(
+                f"the weights of {model.config.name} do not fit: it is {_network(model.config)}, "
+                f"the recipe wants {_network(self.config())}",
+                "set data.image_size, data.channels and potential.* as in its recipe: ebm recipe show MODEL",
+            )
+        network.load_state_dict(its, strict=True)
+        trainer = self.trainer
+        trainer.average = [p.detach().clone() for p in trainer.parameters] if trainer.average else []
+        if trainer.bank is not None and model.bank is not None:
+            trainer.bank.states = model.bank[torch.arange(len(trainer.bank)) % len(model.bank)]
 
     def events(self) -> Iterator[Event]:
         """Learn until the recipe's number of updates is reached, writing what the recipe says on the way.

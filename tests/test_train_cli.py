@@ -201,6 +201,43 @@ def test_other_threads_or_engine_are_warned_of(run: Path) -> None:
     assert Run(run).facts["backend"] == "generic"
 
 
+# Beginning with another model
+
+
+def test_init_from(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """A run begins with the weights and the bank of another, and says which; it resumes without it."""
+    source = trained(tmp_path_factory)
+    words = ("train", recipe(tmp_path_factory), "--init-from", source, "--out", "run", *SHORT)
+    ran = ebm(*words, "--set", "train.updates=2", cwd=tmp_path, check=0)
+    assert "begins with the weights and bank of tiny, update 40, " in ran.stderr
+    facts = Run(tmp_path / "run").facts
+    assert facts["init_from"].startswith("tiny, update 40, ")
+    first = checkpoint.read_tensors(tmp_path / "run" / "checkpoints" / "000000" / "state.safetensors")[0]
+    given = checkpoint.read_tensors(source / "model.safetensors")[0]
+    network = {k: v for k, v in given.items() if k.startswith("network.")}
+    assert network
+    assert all(torch.equal(first[k], v) for k, v in network.items())
+    assert torch.equal(first["bank"], given["bank"].float())
+    averages = [v for k, v in sorted(first.items()) if k.startswith("average.")]
+    assert {tuple(v.shape) for v in averages} == {tuple(v.shape) for v in network.values()}
+    ebm("train", "--resume", "run", "--set", "train.updates=4", *SHORT[2:], cwd=tmp_path, check=0)
+    assert [r["update"] for r in metrics(tmp_path / "run")] == [1, 2, 3, 4]
+
+
+def test_init_from_what_does_not_fit(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Another network, another energy scale, no such model; nothing is begun where it cannot be."""
+    source, mine = trained(tmp_path_factory), recipe(tmp_path_factory)
+    start = ("train", mine, "--out", "run", "--set", "train.updates=1", "--quiet")
+    ran = ebm(*start, "--init-from", source, "--set", "potential.width=6", cwd=tmp_path)
+    fails(ran, "the weights of tiny do not fit", "width 4", "width 6")
+    fails(ebm(*start, "--init-from", "mnist-shortrum", cwd=tmp_path), "no model", "did you mean mnist-shortrun?")
+    assert not (tmp_path / "run").exists()
+    ran = ebm(*start, "--init-from", source, "--set", "mcmc.step_size=0.01", cwd=tmp_path, check=0)
+    assert "warning: the energy scale was 5000 and is 20000: the same weights are another energy" in ran.stderr
+    ran = ebm("train", "--resume", "run", "--init-from", source, cwd=tmp_path)
+    fails(ran, "--init-from is for a new run", code=2)
+
+
 # Divergence
 
 

@@ -33,6 +33,15 @@ def train(
         Path | None,
         typer.Option("--resume", metavar="RUN", help="Go on with a run, bit for bit.", show_default=False),
     ] = None,
+    init_from: Annotated[
+        str | None,
+        typer.Option(
+            "--init-from",
+            metavar="MODEL",
+            help="Begin with the weights of a model or run, and with its bank: fine-tuning, or the next stage.",
+            show_default=False,
+        ),
+    ] = None,
     data: options.Data = None,
     set_: options.Set = None,
     out: options.Out = None,
@@ -52,7 +61,7 @@ def train(
     output = Output(json=json, quiet=quiet, verbose=verbose)
     if (recipe is None) == (resume is None):
         raise UsageError("give a RECIPE, or --resume RUN", "ebm recipe list shows the recipes")
-    for option, given in (("--out", out is not None), ("--dry-run", dry_run)):
+    for option, given in (("--out", out), ("--dry-run", dry_run), ("--init-from", init_from)):
         if resume is not None and given:
             raise UsageError(f"{option} is for a new run, not for --resume", "a run goes on in its own folder")
     run: Run | None = None
@@ -69,6 +78,8 @@ def train(
 
     torch.set_num_threads(threads or torch.get_num_threads())
     learning = _prepare(settings, run, facts, output)
+    if init_from is not None:
+        facts["init_from"] = _begin_with(init_from, learning, output)
     if dry_run:
         _estimate(learning, output)
         return
@@ -196,6 +207,21 @@ def _prepare(settings: Recipe, run: Run | None, facts: dict[str, Any], output: O
         f"{place}, backend {now['backend']}, {now['threads']} threads"
     )
     return learning
+
+
+def _begin_with(model: str, learning: Learning, output: Output) -> str:
+    """Take the weights and the bank of `model` over; returns which it was, for the run's record."""
+    from ebmcli import models
+
+    source = models.load(model)
+    learning.begin_with(source)
+    mine, its = learning.potential.energy_scale, source.config.energy_scale
+    if mine != its:
+        output.warn(f"the energy scale was {its:g} and is {mine:g}: the same weights are another energy")
+    bank = " and bank" if source.bank is not None and learning.trainer.bank is not None else ""
+    what = f"{source.config.name}, update {source.config.updates:,}, {source.digest[:12]}"
+    output.say(f"begins with the weights{bank} of {what}")
+    return what
 
 
 def _learn(learning: Learning, run: Run, output: Output) -> None:

@@ -43,7 +43,7 @@ def save_png(image: Image.Image, path: str | os.PathLike[str], metadata: Mapping
         info.add_text(KEY, _json(metadata))  # ASCII, as tEXt wants it
     memory = io.BytesIO()
     image.save(memory, format="PNG", pnginfo=info, compress_level=6)
-    return _write(Path(path), memory.getvalue())
+    return write_whole(Path(path), memory.getvalue())
 
 
 def save_npz(images: Any, path: str | os.PathLike[str], metadata: Mapping[str, Any] | None = None) -> Path:
@@ -62,7 +62,7 @@ def save_npz(images: Any, path: str | os.PathLike[str], metadata: Mapping[str, A
             content = io.BytesIO()
             np.lib.format.write_array(content, array, allow_pickle=False)
             archive.writestr(entry, content.getvalue(), compresslevel=6)
-    return _write(Path(path), memory.getvalue())
+    return write_whole(Path(path), memory.getvalue())
 
 
 def save_folder(
@@ -150,8 +150,12 @@ def _json(metadata: Mapping[str, Any]) -> str:
     return json.dumps(dict(metadata), sort_keys=True, ensure_ascii=True, separators=(", ", ": "))
 
 
-def _write(path: Path, content: bytes) -> Path:
-    """Write under a temporary name, then rename."""
+def write_whole(path: Path, content: bytes) -> Path:
+    """Write a file under a temporary name, making folders on the way, then rename it; returns its path.
+
+    Raises:
+        EBMError: it is a folder, or cannot be written; what was there before is left as it was.
+    """
     if path.is_dir():
         raise EBMError(f"{path} is a folder, not a file", "give a file name in --out")
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")

@@ -1,0 +1,103 @@
+"""Figures in one house style, to PNG or SVG, with the same bytes for the same content (floor 2).
+
+    with plots.figure(9, 4, columns=2) as (fig, (left, right)):
+        left.plot(updates, d, color=plots.COLOURS[0])
+    plots.save(fig, "diagnosis.svg", metadata)
+
+matplotlib is imported when the first figure is made; it takes a second.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from PIL import Image
+
+from ebmcli.errors import UsageError
+from ebmcli.media.files import save_png, write_whole
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+COLOURS = ("#2b5c8a", "#c8553d", "#4f8a5b", "#8a5a9e", "#c19a3d", "#5b5b5b")
+"""One a curve, in this order; told apart by the colour-blind and in grey."""
+BAND = "#2b5c8a22"
+"""Fill of bands: the data's energy, a confidence interval."""
+FAINT = "#9a9a9a"
+"""Lines that only guide the eye: zero, a target."""
+DPI = 144
+SUFFIXES = (".png", ".svg")
+
+_STYLE: dict[Any, Any] = {
+    "figure.facecolor": "white",
+    "axes.facecolor": "white",
+    "axes.edgecolor": "#444444",
+    "axes.linewidth": 0.7,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.titlesize": 10,
+    "axes.titlelocation": "left",
+    "axes.labelsize": 9,
+    "axes.labelcolor": "#333333",
+    "xtick.labelsize": 8,
+    "ytick.labelsize": 8,
+    "xtick.color": "#444444",
+    "ytick.color": "#444444",
+    "grid.color": "#e6e6e6",
+    "grid.linewidth": 0.6,
+    "lines.linewidth": 1.4,
+    "legend.fontsize": 8,
+    "legend.frameon": False,
+    "font.family": "sans-serif",
+    "font.sans-serif": ["DejaVu Sans"],  # comes with matplotlib: the same picture on every machine
+    "svg.hashsalt": "ebm",
+    "svg.fonttype": "path",
+}
+
+
+@contextmanager
+def figure(width: float, height: float, rows: int = 1, columns: int = 1, **layout: Any) -> Iterator[tuple[Figure, Any]]:
+    """A figure of `width` × `height` inches and its axes (one, or an array of them), in the house style.
+
+    Save it inside the block: colours and sizes are taken when it is drawn. `layout` goes to matplotlib's `subplots`.
+    """
+    import matplotlib
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    with matplotlib.rc_context(_STYLE):
+        fig = Figure(figsize=(width, height), dpi=DPI, layout="constrained")
+        FigureCanvasAgg(fig)
+        yield fig, fig.subplots(rows, columns, **layout)
+
+
+def to_image(fig: Figure) -> Image.Image:
+    """The figure as a picture."""
+    memory = io.BytesIO()
+    fig.savefig(memory, format="png", dpi=DPI)
+    return Image.open(memory).convert("RGB")
+
+
+def to_svg(fig: Figure) -> str:
+    """The figure as SVG text, without the date that matplotlib writes into it."""
+    memory = io.StringIO()
+    fig.savefig(memory, format="svg", metadata={"Date": None})
+    return memory.getvalue()
+
+
+def save(fig: Figure, path: Path | str, metadata: Mapping[str, Any] | None = None) -> Path:
+    """Write the figure whole or not at all, as PNG (with `metadata` in it) or SVG by the name; returns the path.
+
+    Raises:
+        EBMError: it cannot be written, or (UsageError) the name ends in neither.
+    """
+    path = Path(path)
+    if path.suffix.lower() not in SUFFIXES:
+        raise UsageError(f"{path.name} is no name of a figure", f"figures end in {' or '.join(SUFFIXES)}")
+    if path.suffix.lower() == ".svg":
+        return write_whole(path, to_svg(fig).encode())
+    return save_png(to_image(fig), path, metadata)
