@@ -64,7 +64,7 @@ def _summary(source: Path, update: int) -> dict[str, Any]:
     recent = records[-LAST:]
     if not recent:
         return {}
-    keys = [k for k in recent[0] if k not in ("update", "seconds")]
+    keys = [k for k, v in recent[0].items() if k not in ("update", "seconds") and isinstance(v, float)]
     return {
         "updates": update,
         "hours": sum(r["seconds"] for r in records) / 3600,

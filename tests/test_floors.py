@@ -14,7 +14,7 @@ PACKAGE = ROOT / "ebmcli"
 
 FLOORS = {
     0: "device errors types",
-    1: "trainer diagnostics chains sampler potential networks optimizers philox",
+    1: "trainer diagnostics chains sampler potential networks optimizers guard philox",
     2: "landscape evaluation recipe checkpoint hub run learning sampling card bench data media models",
     3: "cli __main__",
 }

@@ -240,6 +240,8 @@ def _learn(learning: Learning, run: Run, output: Output) -> None:
             for event in learning.events():
                 r = event.record
                 bar.update(done=r.update, d=r.energy_difference, r=r.displacement)
+                if r.rolled_back:
+                    output.warn(f"{r.rolled_back}, at a lower rate for a while")
                 if event.picture is not None:
                     output.detail(f"update {r.update}: {event.picture}")
     except DivergedError as error:
