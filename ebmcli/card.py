@@ -7,7 +7,7 @@ import statistics
 from pathlib import Path
 from typing import Any
 
-from ebmcli import media
+from ebmcli import diagnosis, media
 from ebmcli.checkpoint import FILE, Checkpoint, load, save, write_atomic
 from ebmcli.errors import EBMError
 from ebmcli.run import Run
@@ -15,7 +15,9 @@ from ebmcli.sampling import SampleSettings, metadata, sample
 
 SAMPLES = 64
 LAST = 500
-"""Updates that the summary of the metrics looks back on."""
+"""Records that the summary of the metrics looks back on."""
+SERIES = 1000
+"""Records whose series go with the model, for `ebm diagnose`."""
 
 REGIMES = {
     "non-convergent": "It was learned with short chains (non-convergent learning): {steps} steps from {start} give "
@@ -67,11 +69,16 @@ def _summary(source: Path, update: int) -> dict[str, Any]:
     keys = [k for k, v in recent[0].items() if k not in ("update", "seconds") and isinstance(v, float)]
     return {
         "updates": update,
+        "series": {k: [_short(r[k]) for r in records[-SERIES:]] for k in diagnosis.SERIES},
         "hours": sum(r["seconds"] for r in records) / 3600,
         "over_last_updates": len(recent),
         "mean": {k: statistics.fmean(r[k] for r in recent) for k in keys},
         "sd": {k: statistics.pstdev([r[k] for r in recent]) for k in keys},
     }
+
+
+def _short(value: float) -> float:
+    return value if isinstance(value, int) else float(f"{value:.6g}")
 
 
 def card(model: Checkpoint, settings: SampleSettings, summary: dict[str, Any]) -> str:

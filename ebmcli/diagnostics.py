@@ -145,17 +145,14 @@ def oscillation(records: Sequence[Mapping[str, float]], lags: int = LAGS) -> Osc
 
 
 def _even(records: Sequence[Mapping[str, float]]) -> list[Mapping[str, float]]:
-    """The newest stretch of records at equal distances."""
-    updates = [int(r["update"]) for r in records]
-    # The last record of a run is written whatever its number.
-    ends = [len(updates), len(updates) - 1]
-    best: tuple[int, int] = (0, 0)
-    for end in ends:
-        start = end - 1
-        while start > 0 and updates[start] - updates[start - 1] == updates[end - 1] - updates[end - 2] > 0:
-            start -= 1
-        best = max(best, (end, start), key=lambda piece: piece[0] - piece[1])
-    return list(records[best[1] : best[0]])
+    """The newest stretch of records at equal distances; a run's last one, and those of going back, lie between."""
+    updates = np.array([int(r["update"]) for r in records])
+    if len(updates) < 2:
+        return list(records)
+    every = int(np.median(np.diff(updates)))
+    regular = [r for r, u in zip(records, updates, strict=True) if u % every == updates[len(updates) // 2] % every]
+    breaks = [i for i in range(1, len(regular)) if regular[i]["update"] - regular[i - 1]["update"] != every]
+    return regular[breaks[-1] if breaks else 0 :]
 
 
 def _strength(acf: Array, every: int, band: float) -> str:

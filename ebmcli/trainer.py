@@ -173,12 +173,9 @@ class Trainer:
                 snapshot = guard.back(failed)
                 self._go_back(snapshot.tensors, snapshot.update, failed)
                 if guard.exhausted:
-                    error.message += (
-                        f"; going back to update {snapshot.update} did not help ({guard.failures - 1} times)"
-                    )
-                    error.hint = HINT
+                    tries = f"going back to update {snapshot.update} did not help ({guard.failures - 1} times)"
                     self.update, guard.failures = failed, 0
-                    raise
+                    raise DivergedError(f"{error.message}; {tries}", HINT) from error
                 reason = f"{error.message}; went back to the weights of update {snapshot.update}"
         guard.saw(record)
         if guard.due(record.update):
