@@ -34,6 +34,8 @@ COMMANDS: dict[str, Command] = {
     "train": Command("Learn an energy from images or 2-D points (Algorithm 1).", "ebmcli.cli.train:train"),
     "sample": Command("Draw samples from a learned energy by Langevin dynamics.", "ebmcli.cli.sample:sample"),
     "diagnose": Command("Show how a run learns, and what its energy is.", "ebmcli.cli.diagnose:diagnose"),
+    "sweep": Command("Learn a recipe at many settings, and draw what r came to.", "ebmcli.cli.sweep:sweep"),
+    "runs": Command("List runs, and draw their curves.", "ebmcli.cli.runs:runs"),
     "inspect": Command("Say what a model, a run or a picture of ours is.", "ebmcli.cli.inspect:inspect"),
     "models": Command("List the models that come with the package.", "ebmcli.cli.models:models"),
     "export": Command("Write a model as a folder that stands alone.", "ebmcli.cli.export:export"),
