@@ -67,7 +67,9 @@ def _summary(source: Path, update: int) -> dict[str, Any]:
     if not recent:
         return {}
     keys = [k for k, v in recent[0].items() if k not in ("update", "seconds") and isinstance(v, float)]
+    begun = Run.open(folder).facts.get("init_from")
     return {
+        **({"begun_with": begun} if begun else {}),
         "updates": update,
         "series": {k: [_short(r[k]) for r in records[-SERIES:]] for k in diagnosis.SERIES},
         "hours": sum(r["seconds"] for r in records) / 3600,
@@ -88,9 +90,11 @@ def card(model: Checkpoint, settings: SampleSettings, summary: dict[str, Any]) -
     parameters = sum(p.numel() for p in model.potential.parameters())
     arguments = ", ".join(f"{k} {v}" for k, v in c.arguments.items())
     learned = ""
+    if "begun_with" in summary:
+        learned = f"\nThese updates began with the weights of another model: {summary['begun_with']}.\n"
     if summary:
         mean = summary["mean"]
-        learned = (
+        learned += (
             f"\nOver the last {summary['over_last_updates']} updates: energy difference d "
             f"{mean['energy_difference']:.4g} (sd {summary['sd']['energy_difference']:.3g}), displacement r "
             f"{mean['displacement']:.3g} px a step, straightness {mean['straightness']:.2f}. "

@@ -241,6 +241,20 @@ class Run:
         write_atomic(self.metrics_path, "".join(lines))
 
 
+def whole_bank(model: Path) -> Tensor | None:
+    """All persistent chains beside a model file of a run, of which the file itself holds a few; None elsewhere.
+
+    Args:
+        model: a run's model.safetensors, or that of one of its checkpoints.
+    """
+    folder = model.parent
+    if (folder / "run.json").is_file():
+        saved = Run(folder).checkpoints()
+        folder = saved[-1].folder if saved else folder
+    state = folder / "state.safetensors"
+    return read_tensors(state)[0].get("bank") if state.is_file() else None
+
+
 def _left_over(path: Path) -> bool:
     """What a start that was cut short leaves in its folder."""
     return path.name in ("recipe.toml", LOCK) or (path.name.startswith(".") and path.name.endswith(".tmp"))

@@ -217,11 +217,23 @@ def test_init_from(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     network = {k: v for k, v in given.items() if k.startswith("network.")}
     assert network
     assert all(torch.equal(first[k], v) for k, v in network.items())
-    assert torch.equal(first["bank"], given["bank"].float())
+    newest = checkpoint.read_tensors(source / "checkpoints" / "000040" / "state.safetensors")[0]
+    assert torch.equal(first["bank"], newest["bank"])  # float32, and all of it: not the sample in the model file
+    assert not torch.equal(first["bank"], given["bank"].float())
     averages = [v for k, v in sorted(first.items()) if k.startswith("average.")]
     assert {tuple(v.shape) for v in averages} == {tuple(v.shape) for v in network.values()}
     ebm("train", "--resume", "run", "--set", "train.updates=4", *SHORT[2:], cwd=tmp_path, check=0)
     assert [r["update"] for r in metrics(tmp_path / "run")] == [1, 2, 3, 4]
+
+
+def test_init_from_a_model_folder(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """An exported model keeps some of its bank: those, in turn, are where the new bank begins."""
+    ebm("export", trained(tmp_path_factory), "digits", "--quiet", cwd=tmp_path, check=0)
+    words = ("train", recipe(tmp_path_factory), "--init-from", "digits", "--out", "run", *SHORT)
+    ebm(*words, "--set", "train.updates=1", "--set", "mcmc.bank_size=48", cwd=tmp_path, check=0)
+    first = checkpoint.read_tensors(tmp_path / "run" / "checkpoints" / "000000" / "state.safetensors")[0]
+    given = checkpoint.read_tensors(tmp_path / "digits" / "model.safetensors")[0]
+    assert torch.equal(first["bank"], given["bank"].float()[torch.arange(48) % 32])
 
 
 def test_init_from_what_does_not_fit(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -10,7 +11,7 @@ from ebmcli.cli import options
 from ebmcli.cli.output import Output
 
 if TYPE_CHECKING:
-    from ebmcli.bench import Case
+    from ebmcli.bench import Case, Figure, Row
 
 
 def bench(
@@ -20,6 +21,15 @@ def bench(
     ] = None,
     suite: Annotated[bool, typer.Option("--suite", help="The networks whose ratios the README quotes.")] = False,
     update: Annotated[bool, typer.Option("--update", help="Whole updates too (slow for large networks).")] = False,
+    kernels: Annotated[bool, typer.Option("--kernels", help="MALA too, against its plain loop.")] = False,
+    sizes: Annotated[
+        bool, typer.Option("--sizes", help="The fastest backend by number of chains and by image size, too.")
+    ] = False,
+    memory: Annotated[bool, typer.Option("--memory", help="Peak memory over 2,000 updates, too.")] = False,
+    picture: Annotated[
+        Path | None,
+        typer.Option("--picture", metavar="FILE", help="The ratios as a PNG or SVG.", show_default=False),
+    ] = None,
     chains: Annotated[
         int | None, typer.Option("--chains", metavar="N", min=1, help="Chains at once.", show_default="the recipe's")
     ] = None,
@@ -39,32 +49,56 @@ def bench(
 
     from ebmcli import bench as measure
     from ebmcli import device as devices
+    from ebmcli.media import plots
 
     output = Output(json=json, quiet=quiet)
+    if picture is not None:
+        plots.check_name(picture)
     torch.set_num_threads(threads or torch.get_num_threads())
     place = devices.pick(device)
     cases = list(measure.SUITE) if suite else [_case(what)]
     if chains:
         cases = [c._replace(chains=chains) for c in cases]
     only = None if backend == "auto" else backend
-    found: list[dict[str, Any]] = []
+    rows: list[measure.Row] = []
     whole: list[dict[str, Any]] = []
+    adjusted: list[measure.Adjusted] = []
     with output.progress("timing", len(cases), unit="networks", every=30.0) as bar:
         for case in cases:
-            found += [{"chains": case.chains, **r._asdict()} for r in measure.bench(case, place, rounds, only)]
+            rows += measure.bench(case, place, rounds, only)
             if update:
                 timed = measure.updates(case, place, max(3, rounds // 2), only)
                 whole += [
                     {"case": case.name, "steps": case.steps, "backend": name, "update": figure, "ratio": ratio}
                     for name, (figure, ratio) in timed.items()
                 ]
+            if kernels:
+                adjusted += measure.metropolis(case, place, rounds, only)
             bar.update()
-    output.table([_row(r) for r in found], HEADER)
+    output.table([_row(r) for r in rows], HEADER)
     if whole:
         output.table(
             [(r["case"], r["steps"], r["backend"], _ms(r["update"]), f"{r['ratio']:.2f}") for r in whole],
             ("whole update", "steps", "backend", "ms (quartiles)", "ratio"),
         )
+    if adjusted:
+        output.table(
+            [(r.case, r.backend, _ms(r.step), f"{r.ratio:.2f}", f"{r.acceptance:.2f}") for r in adjusted],
+            ("MALA", "backend", "ms a step (quartiles)", "ratio", "accepted"),
+        )
+    scaled: list[measure.Row] = []
+    if sizes:
+        with output.progress("sizes", unit="sizes", every=30.0) as bar:
+            for row in measure.sizes(cases[0], place):
+                scaled.append(row)
+                bar.update()
+        output.table([_row(r) for r in scaled], HEADER)
+    peaks = (0, 0)
+    if memory:
+        with output.progress("memory", measure.UPDATES, unit="updates", every=30.0) as bar:
+            peaks = measure.memory(cases[0], place, after=lambda update: bar.update(done=update))
+        early, late = (peak / 2**20 for peak in peaks)
+        output.say(f"peak memory {early:.0f} MiB after {measure.UPDATES // 10} updates, {late:.0f} MiB after all")
     limits = measure.limit(place)
     noise = measure.noise_share(cases[0], place)
     output.say(
@@ -72,6 +106,8 @@ def bench(
         + ", ".join(f"{name} {rate:.0f} GFLOP/s" for name, rate in limits.items())
         + f"; noise of one step {noise * 1e3:.3g} ms"
     )
+    if picture is not None:
+        output.say(f"picture: {measure.picture(rows, picture)}")
     output.result(
         {
             "device": str(place),
@@ -79,8 +115,11 @@ def bench(
             "torch": torch.__version__,
             "limits_gflops": limits,
             "noise_seconds": noise,
-            "steps": found,
+            "steps": [r._asdict() for r in rows],
             "updates": whole,
+            "mala": [r._asdict() for r in adjusted],
+            "sizes": [r._asdict() for r in scaled],
+            "peak_memory_bytes": {"after_a_tenth": peaks[0], "after_all": peaks[1]} if memory else None,
         }
     )
 
@@ -98,22 +137,21 @@ HEADER = (
 )
 
 
-def _ms(figure: Any) -> str:
+def _ms(figure: Figure) -> str:
     return f"{figure.median * 1e3:.3g} ({figure.first * 1e3:.3g}–{figure.third * 1e3:.3g})"
 
 
-def _row(r: dict[str, Any]) -> tuple[str, ...]:
-    plain = r["backend"] == "eager"
+def _row(r: Row) -> tuple[str, ...]:
     return (
-        r["case"],
-        str(r["chains"]),
-        r["backend"],
-        _ms(r["step"]),
-        f"{r['ratio']:.2f}",
-        f"{r['share']:.0%}",
-        "" if plain else f"{r['updates_per_hour']:,.0f}",
-        "" if plain else f"{r['error']:.0e}",
-        "" if plain else f"{r['drift_median']:.0e} / {r['drift_99']:.0e}",
+        r.case,
+        str(r.chains),
+        r.backend,
+        _ms(r.step),
+        f"{r.ratio:.2f}",
+        f"{r.share:.0%}",
+        "" if r.updates_per_hour is None else f"{r.updates_per_hour:,.0f}",
+        "" if r.error is None else f"{r.error:.0e}",
+        "" if r.drift_median is None else f"{r.drift_median:.0e} / {r.drift_99:.0e}",
     )
 
 
@@ -123,7 +161,7 @@ def _case(what: str | None) -> Case:
     from ebmcli.bench import Case
     from ebmcli.learning import network_arguments, shape
 
-    if what is not None and what not in models.bundled() and not models.is_model(what):
+    if what is not None and (what.endswith(".toml") or not models.is_model(what)):
         r = recipe.load(what)
         arguments = network_arguments(r)
         return Case(what, r.potential.network, shape(r), arguments, r.train.negatives, r.mcmc.steps, r.mcmc.step_size)

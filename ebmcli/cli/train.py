@@ -212,15 +212,18 @@ def _prepare(settings: Recipe, run: Run | None, facts: dict[str, Any], output: O
 def _begin_with(model: str, learning: Learning, output: Output) -> str:
     """Take the weights and the bank of `model` over; returns which it was, for the run's record."""
     from ebmcli import models
+    from ebmcli.run import whole_bank
 
     source = models.load(model)
+    bank = whole_bank(models.find(model))
+    source = source._replace(bank=source.bank if bank is None else bank)
     learning.begin_with(source)
     mine, its = learning.potential.energy_scale, source.config.energy_scale
     if mine != its:
         output.warn(f"the energy scale was {its:g} and is {mine:g}: the same weights are another energy")
-    bank = " and bank" if source.bank is not None and learning.trainer.bank is not None else ""
+    kept = " and bank" if source.bank is not None and learning.trainer.bank is not None else ""
     what = f"{source.config.name}, update {source.config.updates:,}, {source.digest[:12]}"
-    output.say(f"begins with the weights{bank} of {what}")
+    output.say(f"begins with the weights{kept} of {what}")
     return what
 
 

@@ -89,6 +89,16 @@ def to_svg(fig: Figure) -> str:
     return memory.getvalue()
 
 
+def check_name(path: Path) -> None:
+    """Nothing, if a figure can be written under this name; asked before anything takes long.
+
+    Raises:
+        UsageError: its ending is not one of `SUFFIXES`.
+    """
+    if path.suffix.lower() not in SUFFIXES:
+        raise UsageError(f"{path.name} is no name of a figure", f"figures end in {' or '.join(SUFFIXES)}")
+
+
 def save(fig: Figure, path: Path | str, metadata: Mapping[str, Any] | None = None) -> Path:
     """Write the figure whole or not at all, as PNG (with `metadata` in it) or SVG by the name; returns the path.
 
@@ -96,8 +106,7 @@ def save(fig: Figure, path: Path | str, metadata: Mapping[str, Any] | None = Non
         EBMError: it cannot be written, or (UsageError) the name ends in neither.
     """
     path = Path(path)
-    if path.suffix.lower() not in SUFFIXES:
-        raise UsageError(f"{path.name} is no name of a figure", f"figures end in {' or '.join(SUFFIXES)}")
+    check_name(path)
     if path.suffix.lower() == ".svg":
         return write_whole(path, to_svg(fig).encode())
     return save_png(to_image(fig), path, metadata)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import copy
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -73,9 +73,10 @@ class Figure(NamedTuple):
 
 
 class Row(NamedTuple):
-    """One backend on one case."""
+    """One backend on one case; what only a backend of ours has is None for the baseline."""
 
     case: str
+    chains: int
     backend: str
     step: Figure
     """one Langevin step of all chains, seconds"""
@@ -83,16 +84,16 @@ class Row(NamedTuple):
     """median over rounds of the baseline's time in the round, divided by this one's"""
     chain_steps: float
     """chains · steps a second"""
-    updates_per_hour: float
-    """with the case's L; the update of the weights included"""
     gflops: float
     """arithmetic rate, counted as direct convolutions, forward and input gradient"""
     share: float
     """of the fastest matrix product or convolution measured in the same run"""
-    error: float
+    updates_per_hour: float | None = None
+    """with the case's L; the update of the weights included"""
+    error: float | None = None
     """of a one-step gradient against float64, relative to the largest"""
-    drift_median: float
-    drift_99: float
+    drift_median: float | None = None
+    drift_99: float | None = None
     """|difference| from the baseline's pixels after 20 steps on the same noise: 50% and 99% quantiles"""
 
 
@@ -203,32 +204,30 @@ def bench(case: Case, device: torch.device, rounds: int = 9, only: str | None = 
     for name in jobs:
         each = Figure.of([s / steps for s in seconds[name]])
         ratio = statistics.median(b / s for b, s in zip(seconds["eager"], seconds[name], strict=True))
-        error, median, last = 0.0, 0.0, 0.0
-        rest = 0.0
-        if name != "eager":
+        rate = work / each.median / 1e9
+        row = Row(
+            case=case.name,
+            chains=case.chains,
+            backend=name,
+            step=each,
+            ratio=ratio,
+            chain_steps=case.chains / each.median,
+            gflops=rate,
+            share=rate / best,
+        )
+        if name in potentials:
             potential = potentials[name]
-            error = disagreement(potential.backend, potential.network, case.shape, device)
             kernel = Langevin(potential, case.step_size)
             end = run(kernel, kernel.init(x, stream, chains), 20).state.x
             median, last = np.quantile((end - reference).abs().cpu().numpy(), [0.5, 0.99]).tolist()
-            rest = weight_update(potential, case, device, each.median)
-        hour = 3600 / (each.median * (case.steps + 1) + rest) if name != "eager" else float("nan")
-        rate = work / each.median / 1e9
-        rows.append(
-            Row(
-                case=case.name,
-                backend=name,
-                step=each,
-                ratio=ratio,
-                chain_steps=case.chains / each.median,
-                updates_per_hour=hour,
-                gflops=rate,
-                share=rate / best,
-                error=error,
+            update = each.median * (case.steps + 1) + weight_update(potential, case, device, each.median)
+            row = row._replace(
+                updates_per_hour=3600 / update,
+                error=disagreement(potential.backend, potential.network, case.shape, device),
                 drift_median=median,
                 drift_99=last,
             )
-        )
+        rows.append(row)
     return rows
 
 
@@ -312,10 +311,3 @@ def noise_share(case: Case, device: torch.device, rounds: int = 9) -> float:
     chains, stream = torch.arange(case.chains, device=device), Stream(0, Purpose.MCMC)
     seconds = interleaved({"noise": lambda: stream.normal(chains, 0, case.shape)}, rounds, device)
     return statistics.median(seconds["noise"])
-
-
-def batch_sizes(case: Case, device: torch.device, sizes: tuple[int, ...] = (1, 16, 100, 1000)) -> Iterator[Row]:
-    """The best backend at several numbers of chains."""
-    for n in sizes:
-        rows = bench(case._replace(chains=n, name=f"{case.name}, {n} chains"), device, rounds=3)
-        yield min(rows[1:], key=lambda r: r.step.median)

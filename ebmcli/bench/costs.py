@@ -1,0 +1,131 @@
+"""Beside single steps: the Metropolis test, batch and image sizes, and memory over many updates (floor 2)."""
+
+from __future__ import annotations
+
+import statistics
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from ebmcli.bench.steps import Case, Figure, Row, bench, candidates, interleaved, one_update, trainer
+from ebmcli.chains import Purpose, Stream
+from ebmcli.networks import build
+from ebmcli.sampler import MALA
+
+CHAINS = (1, 16, 100, 1000)
+PIXELS = (16, 28, 32, 64)
+UPDATES = 2000
+
+
+class Adjusted(NamedTuple):
+    """MALA on one case with one backend."""
+
+    case: str
+    backend: str
+    step: Figure
+    """one step of all chains, seconds"""
+    ratio: float
+    """median over rounds of the plain loop's time in the round, divided by this one's"""
+    acceptance: float
+    """mean over chains and steps of the last round"""
+
+
+def eager_mala(network: nn.Module, x: Tensor, steps: int, step_size: float) -> tuple[Tensor, float]:
+    """The baseline: MALA that computes energy and gradient of both ends in every step, by autograd.
+
+    Returns the states and the part of the proposals that were accepted.
+    """
+    scale = 2 / step_size**2
+
+    def look(x: Tensor) -> tuple[Tensor, Tensor]:
+        x = x.detach().requires_grad_(True)
+        energy = scale * network(x).flatten()
+        return energy.detach(), torch.autograd.grad(energy.sum(), x)[0]
+
+    def proposal(to: Tensor, at: Tensor, grad: Tensor) -> Tensor:
+        return -((to - at + step_size**2 / 2 * grad) ** 2).flatten(1).sum(dim=1) / (2 * step_size**2)
+
+    accepted = 0.0
+    for _ in range(steps):
+        energy, grad = look(x)
+        new = x - step_size**2 / 2 * grad + step_size * torch.randn_like(x)
+        energy_new, grad_new = look(new)
+        log_ratio = energy - energy_new + proposal(x, new, grad_new) - proposal(new, x, grad)
+        yes = torch.rand_like(energy).log() < log_ratio
+        x = torch.where(yes.view(-1, 1, 1, 1), new, x)
+        accepted += float(yes.float().mean())
+    return x, accepted / max(1, steps)
+
+
+def metropolis(
+    case: Case, device: torch.device, rounds: int = 9, only: str | None = None, steps: int = 10
+) -> list[Adjusted]:
+    """MALA by the best backend (or the one called `only`) against `eager_mala`, which comes first."""
+    potentials = candidates(case, device, only)
+    plain = build(case.network, case.shape, **case.arguments).to(device)
+    x = (torch.rand(case.chains, *case.shape, generator=torch.Generator().manual_seed(0)) * 2 - 1).to(device)
+    name, potential = next(iter(potentials.items()))
+    kernel = MALA(potential, case.step_size)
+    start = kernel.init(x, Stream(0, Purpose.MCMC), torch.arange(case.chains, device=device))
+    shares = {"eager": 0.0, name: 0.0}
+
+    def theirs() -> None:
+        shares["eager"] = eager_mala(plain, x, steps, case.step_size)[1]
+
+    def ours() -> None:
+        state, share = start, 0.0
+        for _ in range(steps):
+            state, info = kernel.step(state)
+            share += float(info.accepted.float().mean())
+        shares[name] = share / steps
+
+    seconds = interleaved({"eager": theirs, name: ours}, rounds, device)
+    return [
+        Adjusted(
+            case=case.name,
+            backend=key,
+            step=Figure.of([s / steps for s in seconds[key]]),
+            ratio=statistics.median(b / s for b, s in zip(seconds["eager"], seconds[key], strict=True)),
+            acceptance=shares[key],
+        )
+        for key in ("eager", name)
+    ]
+
+
+def sizes(case: Case, device: torch.device, rounds: int = 3) -> Iterator[Row]:
+    """The case's fastest backend at several numbers of chains, and for images at several widths in pixels."""
+    cases = [case._replace(name=f"{case.name}, {n} chains", chains=n) for n in CHAINS]
+    if case.shape[1] > 1:
+        channels = case.shape[0]
+        cases += [case._replace(name=f"{case.name} at {p} px", shape=(channels, p, p)) for p in PIXELS]
+    for one in cases:
+        yield min(bench(one, device, rounds)[1:], key=lambda row: row.step.median)
+
+
+def _peak() -> int:
+    """The most memory that this process has held so far, bytes."""
+    import resource
+
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return most if sys.platform == "darwin" else most * 1024
+
+
+def memory(
+    case: Case, device: torch.device, updates: int = UPDATES, after: Callable[[int], Any] = lambda update: None
+) -> tuple[int, int]:
+    """The process's peak after a tenth of `updates` updates with L = 2, and after all of them, bytes.
+
+    Args:
+        after: called with the number of each update.
+    """
+    learner = trainer(next(iter(candidates(case, device).values())), case, 2)
+    early = 0
+    for update in range(1, updates + 1):
+        one_update(learner)
+        if update == max(1, updates // 10):
+            early = _peak()
+        after(update)
+    return early, _peak()
