@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from ebmcli.errors import EBMError
     from ebmcli.models import load
     from ebmcli.networks import build
-    from ebmcli.potential import Potential
+    from ebmcli.pretrained import Potential
     from ebmcli.sampler import Langevin
     from ebmcli.sampling import sample
     from ebmcli.trainer import Trainer
@@ -29,7 +29,7 @@ _HOMES = {
     "EBMError": "ebmcli.errors",
     "Langevin": "ebmcli.sampler",
     "ModelConfig": "ebmcli.checkpoint",
-    "Potential": "ebmcli.potential",
+    "Potential": "ebmcli.pretrained",
     "Stream": "ebmcli.chains",
     "Trainer": "ebmcli.trainer",
     "build": "ebmcli.networks",

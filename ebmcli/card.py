@@ -10,6 +10,7 @@ from typing import Any
 from ebmcli import diagnosis, media
 from ebmcli.checkpoint import FILE, Checkpoint, load, save, write_atomic
 from ebmcli.errors import EBMError
+from ebmcli.hub import parse
 from ebmcli.run import Run
 from ebmcli.sampling import SampleSettings, metadata, sample
 
@@ -18,6 +19,8 @@ LAST = 500
 """Records that the summary of the metrics looks back on."""
 SERIES = 1000
 """Records whose series go with the model, for `ebm diagnose`."""
+FILES = (FILE, "config.json", "recipe.toml", "metrics.json", "README.md", "samples.png", "bank.png")
+"""What a folder may hold; `bank.png` for models that keep a bank only."""
 
 REGIMES = {
     "non-convergent": "It was learned with short chains (non-convergent learning): {steps} steps from {start} give "
@@ -25,14 +28,24 @@ REGIMES = {
     "convergent": "It was learned with chains meant to reach their steady state (convergent learning), from "
     "{start}: an energy whose long chains should stay with the data.",
 }
+LIMITS = {
+    "non-convergent": "Sample it with the step size, noise and number of steps above; with others the images fade or "
+    "saturate. Its energies rank nothing and are no likelihoods.",
+    "convergent": "Chains longer than those of learning may still drift: hold the energy of long runs from data "
+    "against that of data before energies are compared. Energies are likelihoods up to an unknown constant, at best.",
+}
 STARTS = {"persistent": "a bank of persistent chains", "data": "data images"}
 
 
-def export(source: Path, target: Path, name: str, trusted: bool = False) -> Checkpoint:
+def export(source: Path, target: Path, name: str, trusted: bool = False, **card_options: Any) -> Checkpoint:
     """Write the model in file `source` as a folder that stands alone; returns what it holds.
 
-    The weights are those the file is sampled with; the training state and, of a run that averages,
-    the last weights stay behind. The picture is the first 64 chains of seed 0.
+    Args:
+        source: a checkpoint file; metrics are summed up where it lies in a run.
+        target: the folder, new or empty.
+        name: what the model is called.
+        trusted: as `ebmcli.checkpoint.load`.
+        card_options: as `card`: address, licence.
 
     Raises:
         EBMError: `target` exists and is not empty, or `source` cannot be read.
@@ -40,28 +53,65 @@ def export(source: Path, target: Path, name: str, trusted: bool = False) -> Chec
     if target.exists() and any(target.iterdir()):
         raise EBMError(f"{target} exists and is not empty", "choose another folder")
     model = load(source, trusted=trusted)
+    return write(model, target, name, _summary(source, model.config.updates), trusted, **card_options)
+
+
+def write(
+    model: Checkpoint,
+    target: Path,
+    name: str,
+    summary: dict[str, Any] | None = None,
+    trusted: bool = False,
+    **card_options: Any,
+) -> Checkpoint:
+    """Write `model` as a folder that stands alone; files of ours that are there are replaced.
+
+    The weights are those the model is sampled with; the training state and, of a run that averages, the last
+    weights stay behind, and no path of this machine goes along. The picture is the first 64 chains of seed 0.
+    The same model gives the same bytes.
+    """
     config = model.config.model_copy(update={"name": name})
-    target.mkdir(parents=True, exist_ok=True)
+    try:
+        target.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise EBMError(f"cannot make the folder {target}: {error.strerror}", "choose another folder") from error
     weights = model.potential.network.state_dict()
-    save(target / FILE, weights, config, bank=model.bank, recipe=model.recipe)
+    save(target / FILE, weights, config, bank=model.bank, recipe=_without_paths(model.recipe))
     written = load(target / FILE, trusted=trusted)
     settings = SampleSettings.of(written, count=SAMPLES, seed=0)
     x, _ = sample(written, count=SAMPLES, seed=0)
-    picture = media.scatter(x) if config.network == "toy" else media.grid(x)
-    media.save_png(picture, target / "samples.png", metadata(written, settings))
-    summary = _summary(source, model.config.updates)
+    draw = media.scatter if config.network == "toy" else media.grid
+    media.save_png(draw(x), target / "samples.png", metadata(written, settings))
+    if written.bank is not None:
+        media.save_png(draw(written.bank[:SAMPLES]), target / "bank.png", metadata(written, settings))
     write_atomic(target / "config.json", json.dumps(config.model_dump(mode="json"), indent=2) + "\n")
-    write_atomic(target / "recipe.toml", model.recipe)
-    write_atomic(target / "metrics.json", json.dumps(summary, indent=2) + "\n")
-    write_atomic(target / "README.md", card(written, settings, summary))
+    write_atomic(target / "recipe.toml", written.recipe)
+    write_atomic(target / "metrics.json", json.dumps(summary or {}, indent=2) + "\n")
+    write_atomic(target / "README.md", card(written, settings, summary or {}, **card_options))
     return written
+
+
+def _without_paths(recipe: str) -> str:
+    """The recipe, where its data is a path the last name of it only: paths tell of people and their machines."""
+    import tomlkit
+
+    if not recipe:
+        return recipe
+    document = tomlkit.parse(recipe)
+    source = str(document.get("data", {}).get("source", ""))
+    if not source.startswith(("/", ".", "~", "\\")) and ":" not in source:
+        return recipe
+    return recipe.replace(json.dumps(source)[1:-1], Path(source.replace("\\", "/")).name or "images")
 
 
 def _summary(source: Path, update: int) -> dict[str, Any]:
     """Means and spreads over the last updates before the checkpoint, if it lies in a run."""
     folder = next((p for p in source.resolve().parents if (p / "run.json").is_file()), None)
     if folder is None:
-        return {}
+        try:  # of a folder that was written by `write`
+            return dict(json.loads((source.parent / "metrics.json").read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError):
+            return {}
     records = [r for r in Run.open(folder).metrics() if r["update"] <= update]
     recent = records[-LAST:]
     if not recent:
@@ -83,43 +133,57 @@ def _short(value: float) -> float:
     return value if isinstance(value, int) else float(f"{value:.6g}")
 
 
-def card(model: Checkpoint, settings: SampleSettings, summary: dict[str, Any]) -> str:
-    """The model card, Markdown with the Hub's metadata."""
+def card(
+    model: Checkpoint,
+    settings: SampleSettings,
+    summary: dict[str, Any],
+    address: str | None = None,
+    licence: str | None = None,
+) -> str:
+    """The model card, Markdown with the Hub's metadata.
+
+    Args:
+        model: what the folder holds.
+        settings: of its picture.
+        summary: of its metrics; may be empty.
+        address: `user/repo` on the Hub, by which others get the model; its name where left out.
+        licence: of the weights, an identifier of the Hub; left out, the card names none.
+    """
     c = model.config
     start = STARTS.get(c.init, f"{c.init} noise")
     parameters = sum(p.numel() for p in model.potential.parameters())
     arguments = ", ".join(f"{k} {v}" for k, v in c.arguments.items())
-    learned = ""
-    if "begun_with" in summary:
-        learned = f"\nThese updates began with the weights of another model: {summary['begun_with']}.\n"
-    if summary:
-        mean = summary["mean"]
-        learned += (
-            f"\nOver the last {summary['over_last_updates']} updates: energy difference d "
-            f"{mean['energy_difference']:.4g} (sd {summary['sd']['energy_difference']:.3g}), displacement r "
-            f"{mean['displacement']:.3g} px a step, straightness {mean['straightness']:.2f}. "
-            f"Learning took {summary['hours']:.1f} hours of wall time.\n"
-        )
+    size = "points in the plane" if c.image_size == 1 else f"{c.image_size}×{c.image_size} images"
+    channels = "" if c.image_size == 1 else f" with {c.channels} channel{'s' if c.channels > 1 else ''}"
+    what = address or c.name
+    picture = "samples" if settings.start != "bank" else "samples, on from the bank's states"
+    bank = (
+        ""
+        if model.bank is None
+        else f"\n![states of the bank](bank.png)\n\nStates of its bank ({len(model.bank)} kept).\n"
+    )
     return f"""---
-library_name: ebmcli
-license: mit
-tags: [energy-based-model, ebmcli, {c.regime}]
----
+{_metadata(model, licence)}---
 
 # {c.name}
 
-An energy-based model of {c.image_size}×{c.image_size} images with {c.channels} channel(s): U(x) = {c.energy_scale:g} ·
-F(x), network {c.network} ({arguments}, {parameters:,} weights). Low energy means likely.
+An energy-based model of {size}{channels}: U(x) = {c.energy_scale:g} · F(x), network {c.network} ({arguments},
+{parameters:,} weights). Low energy means likely.
 
-![samples](samples.png)
+![{picture}](samples.png)
 
 The first {settings.count} chains of seed {settings.seed}: {settings.steps} steps from {settings.start}, step size
 {settings.step_size:g}, noise {settings.noise:g}.
+{bank}
+## Use
 
-    ebm sample {c.name}
+    pip install ebmcli
+    ebm sample {what}
+
+In Python:
 
     import ebmcli
-    x, energy = ebmcli.sample(ebmcli.load("{c.name}"), count=64, seed=0)
+    x, energy = ebmcli.sample(ebmcli.load("{what}"), count=64, seed=0)  # [64 c h w] in [-1, 1], U [64]
 
 ## What it is
 
@@ -130,9 +194,58 @@ The first {settings.count} chains of seed {settings.seed}: {settings.steps} step
 {c.updates:,} updates on {c.data} with chains of {c.steps} steps from {start}, step size {c.step_size:g}, data noise
 {c.data_noise:g}; these are the {"averaged" if c.weights == "average" else "last"} weights. `recipe.toml` beside this
 file has every setting.
-{learned}
+{_learned(summary)}{_provenance(model.recipe)}
+## Limits
+
+{LIMITS[c.regime]} It repeats what is in its data, biases too, and has seen nothing else.
+
 ## Citation
 
 Erik Nijkamp, Mitch Hill, Tian Han, Song-Chun Zhu, Ying Nian Wu: On the Anatomy of MCMC-Based Maximum Likelihood
 Learning of Energy-Based Models. AAAI 2020.
 """
+
+
+def _metadata(model: Checkpoint, licence: str | None) -> str:
+    """The Hub's YAML; every text is a JSON string, which YAML reads as itself."""
+    c = model.config
+    rows: dict[str, Any] = {
+        "library_name": "ebmcli",
+        "tags": ["energy-based-model", "ebmcli", c.regime],
+    }
+    if c.image_size > 1:
+        rows["pipeline_tag"] = "unconditional-image-generation"
+    if licence:
+        rows["license"] = licence
+    address = parse(c.data)
+    if address is not None:
+        rows["datasets"] = [address.repo]
+    return "".join(f"{key}: {json.dumps(value, ensure_ascii=False)}\n" for key, value in rows.items())
+
+
+def _learned(summary: dict[str, Any]) -> str:
+    text = ""
+    try:
+        if "begun_with" in summary:
+            text = f"\nThese updates began with the weights of another model: {summary['begun_with']}.\n"
+        mean, sd = summary["mean"], summary["sd"]
+        return text + (
+            f"\nOver the last {summary['over_last_updates']} updates: energy difference d "
+            f"{mean['energy_difference']:.4g} (sd {sd['energy_difference']:.3g}), displacement r "
+            f"{mean['displacement']:.3g} px a step, straightness {mean['straightness']:.2f}. "
+            f"Learning took {summary['hours']:.1f} hours of wall time.\n"
+        )
+    except (KeyError, TypeError, ValueError):  # no summary, or that of a file from elsewhere
+        return text
+
+
+def _provenance(recipe: str) -> str:
+    """Where the recipe's values come from, as it says itself."""
+    import tomllib
+
+    try:
+        said = tomllib.loads(recipe).get("provenance", {})
+    except tomllib.TOMLDecodeError:
+        return ""
+    lines = [f"- {key}: {' '.join(str(text).split())}" for key, text in said.items()]
+    return "\nWhere the settings come from:\n\n" + "\n".join(lines) + "\n" if lines else ""

@@ -20,7 +20,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_bytes
-from torch import Tensor
+from torch import Tensor, nn
 
 from ebmcli import __version__
 from ebmcli.errors import EBMError
@@ -86,6 +86,8 @@ class Checkpoint(NamedTuple):
     """TOML"""
     digest: str
     """checksum, 64 hexadecimal digits"""
+    origin: str = ""
+    """`user/repo@commit` of a model from the Hub; empty for files"""
 
 
 def versions() -> dict[str, str]:
@@ -131,8 +133,16 @@ def save(
     text = json.dumps(config.model_dump(mode="json"), sort_keys=True)
     checksum = digest(tensors, text, recipe)
     metadata = {"format": "pt", "ebm": text, "recipe": recipe, "sha256": checksum}
-    write_atomic(path, to_bytes(tensors, metadata=metadata))
+    write_atomic(path, _in_order(to_bytes(tensors, metadata=metadata)))
     return checksum
+
+
+def _in_order(content: bytes) -> bytes:
+    """The same safetensors file with its header's keys sorted: equal models are equal files, byte for byte."""
+    length = int.from_bytes(content[:8], "little")
+    header = json.dumps(json.loads(content[8 : 8 + length]), sort_keys=True, separators=(",", ":")).encode()
+    header = header.ljust(-(-len(header) // 8) * 8)
+    return len(header).to_bytes(8, "little") + header + content[8 + length :]
 
 
 def write_atomic(path: Path, content: bytes | str) -> None:
@@ -192,13 +202,7 @@ def load(
             f"{path} is damaged: its checksum is not that of its content",
             "get the file again, or another one",
         )
-    try:
-        network = build(config.network, config.shape, trusted=trusted, **config.arguments)
-    except EBMError as error:
-        raise EBMError(f"the network of {path} cannot be built: {error.message}", error.hint) from error
-    except (RuntimeError, ValueError) as error:  # a negative width, a size beyond all memory
-        what = str(error).splitlines()[0]
-        raise EBMError(f"the network of {path} cannot be built: {what}", "get the file again") from error
+    _check_bank(path, config, tuple(tensors["bank"].shape) if "bank" in tensors else None)
     prefix = "network."
     if weights == "last" and config.weights == "average":
         prefix = "last."
@@ -206,12 +210,37 @@ def load(
             raise EBMError(f"{path} holds the averaged weights only", "leave out --weights last")
         config = config.model_copy(update={"weights": "last"})
     state = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
-    _check_fit(path, config, network.state_dict(), state)
+    shapes = {k: tuple(v.shape) for k, v in state.items()}
+    if config.network in NETWORKS:  # without memory first: the settings may name a network beyond all bounds
+        with torch.device("meta"):
+            _check_fit(path, config, _build(path, config, trusted), shapes)
+    network = _build(path, config, trusted)
+    _check_fit(path, config, network, shapes)
     network.load_state_dict(state, strict=True)
     network.to(device)
     potential = Potential(network, config.shape, config.energy_scale, config.temperature, backend)
     bank = tensors["bank"].float() if "bank" in tensors else None
     return Checkpoint(potential.eval(), config, bank, recipe, checksum)
+
+
+def examine(where: str, metadata: dict[str, str], shapes: dict[str, tuple[int, ...]]) -> ModelConfig:
+    """The settings of a file of which only the header is known; no weights are read and no memory is taken.
+
+    Args:
+        where: names the file in messages.
+        metadata: of the safetensors header.
+        shapes: of the tensors, by their names in the file.
+
+    Raises:
+        EBMError: as `load`, for what the header shows.
+    """
+    config = _config(where, metadata, None)
+    _check_bank(where, config, shapes.get("bank"))
+    if config.network in NETWORKS:
+        state = {k.removeprefix("network."): v for k, v in shapes.items() if k.startswith("network.")}
+        with torch.device("meta"):
+            _check_fit(where, config, _build(where, config, False), state)
+    return config
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -240,7 +269,7 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         ) from error
 
 
-def _config(path: Path, metadata: dict[str, str], energy_scale: float | None) -> ModelConfig:
+def _config(path: Path | str, metadata: dict[str, str], energy_scale: float | None) -> ModelConfig:
     if "ebm" not in metadata:
         raise EBMError(
             f"{path} does not describe itself: its metadata has no settings of an energy-based model",
@@ -267,13 +296,31 @@ def _config(path: Path, metadata: dict[str, str], energy_scale: float | None) ->
         raise EBMError(f"{path} has unreadable settings", "get the file again") from error
 
 
-def _check_fit(path: Path, config: ModelConfig, expected: dict[str, Any], received: dict[str, Tensor]) -> None:
+def _build(path: Path | str, config: ModelConfig, trusted: bool) -> nn.Module:
+    try:
+        return build(config.network, config.shape, trusted=trusted, **config.arguments)
+    except EBMError as error:
+        raise EBMError(f"the network of {path} cannot be built: {error.message}", error.hint) from error
+    except (RuntimeError, ValueError, OverflowError) as error:  # a negative width, a size beyond all memory
+        what = str(error).splitlines()[0]
+        raise EBMError(f"the network of {path} cannot be built: {what}", "get the file again") from error
+
+
+def _check_bank(path: Path | str, config: ModelConfig, shape: tuple[int, ...] | None) -> None:
+    if shape is not None and (len(shape) != 4 or shape[1:] != config.shape or not shape[0]):
+        raise EBMError(
+            f"the bank in {path} is {list(shape)}, expected states of {list(config.shape)}", "get the file again"
+        )
+
+
+def _check_fit(path: Path | str, config: ModelConfig, network: nn.Module, received: dict[str, tuple[int, ...]]) -> None:
+    expected = {k: tuple(v.shape) for k, v in network.state_dict().items()}
     missing = sorted(expected.keys() - received.keys())
     unknown = sorted(received.keys() - expected.keys())
     wrong = [
-        f"{k} is {list(received[k].shape)}, expected {list(expected[k].shape)}"
+        f"{k} is {list(received[k])}, expected {list(expected[k])}"
         for k in sorted(expected.keys() & received.keys())
-        if received[k].shape != expected[k].shape
+        if received[k] != expected[k]
     ]
     problems = [
         f"{label} {', '.join(keys[:3])}{' …' if len(keys) > 3 else ''}"

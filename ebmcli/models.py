@@ -1,15 +1,16 @@
-"""MODEL, the argument: a bundled name, or a path to a file, a folder or a run (floor 2)."""
+"""MODEL, the argument: a bundled name, a path to a file, a folder or a run, or an id on the Hub (floor 2)."""
 
 from __future__ import annotations
 
 import difflib
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from ebmcli.checkpoint import FILE, Checkpoint
 from ebmcli.checkpoint import load as load_file
 from ebmcli.errors import EBMError
+from ebmcli.hub import Address, parse
 
 DEFAULT = "mnist-shortrun"
 FOLDER = Path(__file__).parent / "assets" / "models"
@@ -25,44 +26,77 @@ def default() -> str:
     return os.environ.get("EBM_MODEL") or DEFAULT
 
 
+class Found(NamedTuple):
+    """A model's file, and where on the Hub it is from."""
+
+    path: Path
+    origin: str = ""
+    """`user/repo@commit`, or empty"""
+
+
 def load(model: str | Path | None = None, **options: Any) -> Checkpoint:
     """The model that MODEL means, in memory.
 
     Args:
-        model: a bundled name, a file, a folder or a run; left out, the default.
+        model: a bundled name, a file, a folder, a run, or `user/repo[@revision]` on the Hub; left out, the default.
         options: as `ebmcli.checkpoint.load`: device, backend, energy_scale, weights, trusted.
 
     Raises:
         EBMError: as `find` and `ebmcli.checkpoint.load`.
     """
-    return load_file(find(model), **options)
+    found = look_up(model)
+    return load_file(found.path, **options)._replace(origin=found.origin)
 
 
 def is_model(model: str) -> bool:
-    """Whether MODEL means a model that is there."""
+    """Whether MODEL means a model that is there, or a repository of the Hub, which is not asked for this."""
     try:
-        find(model)
+        return parse(model) is not None or find(model).is_file()
     except EBMError:
         return False
-    return True
 
 
 def find(model: str | Path | None = None) -> Path:
-    """The checkpoint file that MODEL means: a bundled name first, then a path.
+    """The checkpoint file that MODEL means; see `look_up`."""
+    return look_up(model).path
+
+
+def look_up(model: str | Path | None = None) -> Found:
+    """The checkpoint file that MODEL means: a bundled name first, then a path, then an id on the Hub.
+
+    A model of the Hub is downloaded into the Hub's cache (`HF_HOME`) where that has it not.
 
     Raises:
-        EBMError: neither; the hint has the nearest bundled name.
+        EBMError: none of them; the hint has the nearest bundled name. As `ebmcli.hub.pull.fetch` for the Hub.
     """
     name = str(model or default())
     if name in bundled():
-        return bundled()[name] / FILE
+        return Found(bundled()[name] / FILE)
     path = Path(name).expanduser()
     if path.is_dir():
         if not (path / FILE).is_file():
             raise EBMError(f"{path} holds no {FILE}", "expected a model folder or a run that has begun")
-        return path / FILE
+        return Found(path / FILE)
     if path.is_file():
-        return path
+        return Found(path)
+    address = parse(name)
+    if address is not None:
+        return _from_hub(address, path)
     near = difflib.get_close_matches(name.replace("_", "-"), bundled(), n=1)
     hint = f"did you mean {near[0]}?" if near else f"bundled models: {', '.join(bundled()) or 'none'}"
     raise EBMError(f"no model {name!r}: neither a bundled name nor a path", hint)
+
+
+def _from_hub(address: Address, path: Path) -> Found:
+    from ebmcli.hub.pull import fetch
+
+    try:
+        fetched = fetch(address)
+    except EBMError as error:
+        if path.parent.is_dir():  # runs/mnist mistyped is an address too
+            there = sorted(p.parent.name for p in path.parent.glob(f"*/{FILE}"))
+            near = difflib.get_close_matches(path.name, there, n=1) or there[:3]
+            error.message = f"no folder {path} here, and {error.message}"
+            error.hint = f"did you mean {path.parent / near[0]}?" if near else error.hint
+        raise
+    return Found(fetched.path, str(fetched))

@@ -81,6 +81,7 @@ def metadata(model: Checkpoint, settings: SampleSettings) -> dict[str, Any]:
         "made_by": f"ebm {__version__}",
         "model": model.config.name,
         "model_sha256": model.digest,
+        **({"model_from": model.origin} if model.origin else {}),
         "updates": model.config.updates,
         "weights": model.config.weights,
         "energy_scale": model.config.energy_scale,

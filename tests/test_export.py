@@ -22,6 +22,7 @@ def test_a_folder_that_stands_alone(tmp_path: Path, tmp_path_factory: pytest.Tem
     folder = tmp_path / "digits"
     assert {p.name for p in folder.iterdir()} == {
         "README.md",
+        "bank.png",
         "config.json",
         "metrics.json",
         "model.safetensors",

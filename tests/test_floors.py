@@ -15,7 +15,8 @@ PACKAGE = ROOT / "ebmcli"
 FLOORS = {
     0: "device errors types",
     1: "trainer diagnostics chains sampler potential networks optimizers guard philox",
-    2: "landscape evaluation recipe checkpoint hub run learning diagnosis sweep sampling card bench data media models",
+    2: "landscape evaluation recipe checkpoint hub run learning diagnosis sweep preflight sampling card bench data "
+    "media models pretrained",
     3: "cli __main__",
 }
 FLOOR = {name: floor for floor, names in FLOORS.items() for name in names.split()}

@@ -54,6 +54,7 @@ def _model(what: str | None, energy_scale: float | None, trusted: bool) -> dict[
         "parameters": parameters,
         "bank_states": 0 if loaded.bank is None else len(loaded.bank),
         "sha256": loaded.digest,
+        **({"from": loaded.origin} if loaded.origin else {}),
     }
     if is_run:
         run = Run.open(file.parent)

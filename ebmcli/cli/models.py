@@ -1,21 +1,41 @@
-"""`ebm models`: what comes with the package."""
+"""`ebm models`: what comes with the package, and what is on the Hub."""
 
 from __future__ import annotations
 
+from typing import Annotated, Any
+
+import typer
+
 from ebmcli.cli import options
 from ebmcli.cli.output import Output
+from ebmcli.errors import UsageError
 
 
-def models(json: options.Json = False) -> None:
-    """List the models that come with the package."""
-    import json as jsonlib
+def models(
+    query: Annotated[
+        str | None, typer.Argument(metavar="[QUERY]", help="With --hub: what the name has in it.", show_default=False)
+    ] = None,
+    hub: Annotated[bool, typer.Option("--hub", help="List models on the Hugging Face Hub instead.")] = False,
+    json: options.Json = False,
+) -> None:
+    """List the models that come with the package, or those on the Hugging Face Hub."""
+    output = Output(json=json)
+    if query is not None and not hub:
+        raise UsageError("a QUERY is for --hub", "ebm models --hub QUERY")
+    if hub:
+        _on_the_hub(query, output)
+    else:
+        _bundled(output)
+
+
+def _bundled(output: Output) -> None:
+    import json
 
     from ebmcli import models as known
 
-    output = Output(json=json)
-    rows = []
+    rows: list[dict[str, Any]] = []
     for name, folder in known.bundled().items():
-        config = jsonlib.loads((folder / "config.json").read_text())
+        config = json.loads((folder / "config.json").read_text())
         rows.append({"name": name, "default": name == known.default(), **config})
     output.table(
         [
@@ -32,3 +52,21 @@ def models(json: options.Json = False) -> None:
         ("model", "size", "data", "regime", "updates", "verdict"),
     )
     output.result(rows)
+
+
+def _on_the_hub(query: str | None, output: Output) -> None:
+    from ebmcli.hub.search import search
+
+    rows = search(query)
+    if not rows:
+        output.say("no model on the Hub has our tag" + (f" and {query!r} in its name" if query else ""))
+    else:
+        output.table(
+            [(r["name"], r["regime"] or "-", f"{r['downloads']:,}", r["changed"] or "-", _access(r)) for r in rows],
+            ("model", "regime", "downloads", "changed", "access"),
+        )
+    output.result(rows)
+
+
+def _access(row: dict[str, Any]) -> str:
+    return "private" if row["private"] else "gated" if row["gated"] else "public"

@@ -50,7 +50,7 @@ Data = Annotated[
     typer.Option(
         "--data",
         metavar="DATA",
-        help="Local files instead of the recipe's data (image folder, IDX, npz, npy), or a bundled set.",
+        help="Other data than the recipe's: a folder or archive of images, a file, a bundled set, or one of the Hub.",
         show_default=False,
     ),
 ]

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import dataclasses
 import json as jsonlib
+import logging
 import math
 import os
 import sys
@@ -97,6 +98,13 @@ class Bar:
         if self._live is not None:
             self._live.update(self._task, description=description)
 
+    def resize(self, total: int | None) -> None:
+        """Change how many units there are in all."""
+        if self.total != total:
+            self.total = total
+            if self._live is not None:
+                self._live.update(self._task, total=total)
+
     def close(self) -> None:
         """Take the bar off the screen."""
         if self._live is not None:
@@ -155,6 +163,7 @@ class Output:
         self.quiet = quiet
         self.verbose = verbose and not quiet
         self._console: Any = None
+        listen(self)
 
     @property
     def draws(self) -> bool:
@@ -226,10 +235,7 @@ class Output:
         with self.progress(description, unit=unit) as bar:
 
             def report(done: int, total: int) -> None:
-                if bar.total != total:
-                    bar.total = total
-                    if bar._live is not None:
-                        bar._live.update(bar._task, total=total)
+                bar.resize(total)
                 bar.update(done=done)
 
             yield report
@@ -239,6 +245,26 @@ class Output:
             self._console.print(line, markup=False, highlight=False, soft_wrap=True)
         else:
             print(line, file=sys.stderr, flush=True)
+
+
+class _Listener(logging.Handler):
+    """What the library logs, said as the command's own words."""
+
+    def __init__(self, output: Output) -> None:
+        super().__init__(logging.INFO)
+        self._output = output
+
+    def emit(self, record: logging.LogRecord) -> None:
+        speak = self._output.warn if record.levelno >= logging.WARNING else self._output.say
+        speak(record.getMessage())
+
+
+def listen(output: Output) -> None:
+    """From now on `output` says what the library has to tell: downloads, further tries, what serves instead."""
+    library = logging.getLogger("ebmcli")
+    library.handlers[:] = [_Listener(output)]
+    library.setLevel(logging.INFO)
+    library.propagate = False
 
 
 def paint(text: str, code: str, stream: Any) -> str:

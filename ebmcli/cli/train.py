@@ -19,7 +19,11 @@ if TYPE_CHECKING:
     from ebmcli.recipe import Recipe
     from ebmcli.run import Run
 
+LOOKED_AT = 1000
+"""Images by which the data's local sd is estimated."""
 TIMED_UPDATES = 20
+FEW = 4
+"""Updates that are timed before a run with a chosen recipe."""
 BUDGET = 120.0
 """Seconds a dry run spends on timing at most."""
 
@@ -43,11 +47,20 @@ def train(
         ),
     ] = None,
     data: options.Data = None,
+    save_recipe: Annotated[
+        Path | None,
+        typer.Option(
+            "--save-recipe", metavar="TOML", help="Keep the recipe that was chosen for --data.", show_default=False
+        ),
+    ] = None,
     set_: options.Set = None,
     out: options.Out = None,
     device: options.Device = "auto",
     backend: options.Backend = "auto",
     threads: options.Threads = None,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Refuse settings that contradict what the paper found, instead of warning.")
+    ] = False,
     dry_run: options.DryRun = False,
     json: options.Json = False,
     quiet: options.Quiet = False,
@@ -57,10 +70,16 @@ def train(
 
     Writes a run folder (runs/RECIPE unless --out says otherwise) with metrics, sample grids and
     checkpoints. Ctrl-C saves a checkpoint first. A run that ended in any way goes on with --resume.
+    With --data and no RECIPE, one is chosen that suits the pictures and the machine.
     """
     output = Output(json=json, quiet=quiet, verbose=verbose)
-    if (recipe is None) == (resume is None):
-        raise UsageError("give a RECIPE, or --resume RUN", "ebm recipe list shows the recipes")
+    chosen = recipe is None and resume is None and data is not None
+    if not chosen and (recipe is None) == (resume is None):
+        raise UsageError(
+            "give a RECIPE, --data with pictures of your own, or --resume RUN", "ebm recipe list shows the recipes"
+        )
+    if save_recipe is not None and not chosen:
+        raise UsageError("--save-recipe is for a recipe that is chosen for --data", "ebm recipe copy copies others")
     for option, given in (("--out", out), ("--dry-run", dry_run), ("--init-from", init_from)):
         if resume is not None and given:
             raise UsageError(f"{option} is for a new run, not for --resume", "a run goes on in its own folder")
@@ -70,19 +89,28 @@ def train(
         settings, run, facts = _reopen(resume, set_, data, device, backend)
         threads = threads or facts.get("threads")
     else:
-        settings, folder, facts = _begin(str(recipe), out, set_, data, device, backend)
+        from ebmcli.recipe import load
+
+        settings = _choose(str(data), device, save_recipe, set_, output) if chosen else load(str(recipe), set_ or ())
+        folder, facts = _begin(settings, out, data, device, backend)
 
     import torch
 
+    from ebmcli.learning import Learning
     from ebmcli.run import Run
 
     torch.set_num_threads(threads or torch.get_num_threads())
     learning = _prepare(settings, run, facts, output)
+    if run is None:
+        _preflight(learning, strict, output)
     if init_from is not None:
         facts["init_from"] = _begin_with(init_from, learning, output)
     if dry_run:
         _estimate(learning, output)
         return
+    if chosen:
+        again = Learning(settings, learning.data, None, learning.device, backend)  # the updates are thrown away
+        output.say(f"{_cost(again, FEW, output)[0]}; Ctrl-C stops and saves at any time")
     if run is None:
         # Only now: what is wrong with recipe, data or device has been said, and leaves no folder behind.
         run = learning.folder = Run.create(folder, settings.dumps(), facts)
@@ -90,19 +118,37 @@ def train(
     _learn(learning, run, output)
 
 
+def _choose(source: str, device: str, keep: Path | None, overrides: list[str] | None, output: Output) -> Recipe:
+    """A recipe for pictures that have none, shown, and kept in a file where that is asked for."""
+    from ebmcli import device as devices
+    from ebmcli.checkpoint import write_atomic
+    from ebmcli.cli.fetching import fetch
+    from ebmcli.data.survey import survey
+    from ebmcli.recipe import loads
+    from ebmcli.recipe.suggest import suggest
+
+    if keep is not None and keep.exists():
+        raise EBMError(f"{keep} is there already", "choose another --save-recipe")
+    fetch(source, "train", output)
+    seen = survey(source)
+    path = _absolute(source) or source
+    gpu = devices.pick(device).type != "cpu"
+    recipe = suggest(path, Path(path).name, seen.images, seen.short_side, seen.colour, gpu, seen.crop)
+    text = loads(recipe.dumps(), "chosen for --data", overrides or ()).dumps()
+    for line in text.splitlines():
+        output.say(f"  {line}".rstrip())
+    if keep is not None:
+        write_atomic(keep, text)
+        output.say(f"this recipe is kept in {keep}")
+    return loads(text)
+
+
 def _begin(
-    address: str,
-    out: Path | None,
-    overrides: list[str] | None,
-    data: str | None,
-    device: str,
-    backend: str,
-) -> tuple[Recipe, Path, dict[str, Any]]:
+    settings: Recipe, out: Path | None, data: str | None, device: str, backend: str
+) -> tuple[Path, dict[str, Any]]:
     from ebmcli import __version__
-    from ebmcli.recipe import load
     from ebmcli.run import Run, new_folder
 
-    settings = load(address, overrides or ())
     folder = out or new_folder(settings.recipe.name)
     Run.check_new(folder)
     facts = {
@@ -114,7 +160,7 @@ def _begin(
         "backend_requested": backend,
         "ebmcli": __version__,
     }
-    return settings, folder, facts
+    return folder, facts
 
 
 def _absolute(source: str) -> str | None:
@@ -163,9 +209,11 @@ def _prepare(settings: Recipe, run: Run | None, facts: dict[str, Any], output: O
 
     from ebmcli import device as devices
     from ebmcli.checkpoint import versions
+    from ebmcli.cli.fetching import fetch
     from ebmcli.data.training import open_data
     from ebmcli.learning import Learning
 
+    fetch(facts["data_path"] or settings.data.source, settings.data.split, output)
     with output.counter("reading images") as progress:
         positives = open_data(settings.data, facts["data_path"], progress)
     for note in getattr(getattr(positives, "set", None), "notes", ()):
@@ -179,6 +227,7 @@ def _prepare(settings: Recipe, run: Run | None, facts: dict[str, Any], output: O
     now = {
         "data": positives.name,
         "data_identity": positives.identity,
+        "data_path": getattr(positives, "address", None) or facts["data_path"],
         "threads": torch.get_num_threads(),
         "device_used": str(place),
         "backend": learning.potential.backend.name,
@@ -207,6 +256,30 @@ def _prepare(settings: Recipe, run: Run | None, facts: dict[str, Any], output: O
         f"{place}, backend {now['backend']}, {now['threads']} threads"
     )
     return learning
+
+
+def _preflight(learning: Learning, strict: bool, output: Output) -> None:
+    """Say which settings contradict what the paper found.
+
+    Raises:
+        UsageError: there are some, and `strict`.
+    """
+    from ebmcli.data.stats import local_sd
+    from ebmcli.preflight import concerns
+
+    images = getattr(learning.data, "set", None)
+    sd = None
+    if images is not None and len(images) > 1 and learning.recipe.recipe.regime == "convergent":
+        sd = local_sd(images.images(slice(0, LOOKED_AT)))
+    found = concerns(learning.recipe, sd)
+    if found and strict:
+        raise UsageError(
+            f"{len(found)} settings contradict what the paper found",
+            "change them, or leave out --strict",
+            details=tuple(c.line() for c in found),
+        )
+    for concern in found:
+        output.warn(concern.line())
 
 
 def _begin_with(model: str, learning: Learning, output: Output) -> str:
@@ -268,14 +341,21 @@ def _learn(learning: Learning, run: Run, output: Output) -> None:
 
 
 def _estimate(learning: Learning, output: Output) -> None:
-    """What a run would cost, from a few timed updates that are thrown away."""
+    """Say what a run would cost."""
+    text, result = _cost(learning, TIMED_UPDATES, output)
+    output.say(f"{text}; nothing was written")
+    output.result(result)
+
+
+def _cost(learning: Learning, updates: int, output: Output) -> tuple[str, dict[str, Any]]:
+    """Hours, memory and disk of a run, in words and as figures, from `updates` timed ones; `learning` changes."""
     import resource
 
     recipe = learning.recipe
     seconds: list[float] = []
     began = time.monotonic()
-    with output.progress("timing", TIMED_UPDATES, unit="updates") as bar:
-        for record in learning.trainer.updates(TIMED_UPDATES):
+    with output.progress("timing", updates, unit="updates") as bar:
+        for record in learning.trainer.updates(updates):
             seconds.append(record.seconds)
             bar.update()
             if time.monotonic() - began > BUDGET:
@@ -287,19 +367,17 @@ def _estimate(learning: Learning, output: Output) -> None:
     log = recipe.log
     disk = (weights * 3 + state) * (log.keep_last + 1) + 400 * recipe.train.updates / log.metrics_every
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if os.uname().sysname == "Darwin" else 1024)
-    output.say(
+    text = (
         f"{recipe.train.updates:,} updates of {recipe.mcmc.steps} steps on {recipe.train.negatives} chains: "
         f"{typical:.3g} s an update, {hours:.2g} hours ({len(seconds)} updates timed); "
-        f"memory {memory / 2**20:.0f} MiB, disk about {disk / 2**20:.0f} MiB; nothing was written"
+        f"memory {memory / 2**20:.0f} MiB, disk about {disk / 2**20:.0f} MiB"
     )
-    output.result(
-        {
-            "recipe": recipe.recipe.name,
-            "seconds_per_update": typical,
-            "timed_updates": len(seconds),
-            "hours": hours,
-            "memory_bytes": memory,
-            "disk_bytes": disk,
-            "backend": learning.potential.backend.name,
-        }
-    )
+    return text, {
+        "recipe": recipe.recipe.name,
+        "seconds_per_update": typical,
+        "timed_updates": len(seconds),
+        "hours": hours,
+        "memory_bytes": memory,
+        "disk_bytes": disk,
+        "backend": learning.potential.backend.name,
+    }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import itertools
+import logging
 import os
 import warnings
 from collections import deque
@@ -21,9 +22,13 @@ if TYPE_CHECKING:
     import numpy as np
     from PIL.Image import Image
 
+    from ebmcli.data.cache import Writer
     from ebmcli.data.source import Item, Source
 
+log = logging.getLogger("ebmcli.data")
+
 _CHUNK = 64  # images a worker takes at once
+_HELD = 16 * 2**20  # bytes of encoded images in one chunk, from where the next begins
 _SHOWN = 3  # names in a message
 
 
@@ -101,49 +106,36 @@ def _centre(image: Image, width: int, height: int) -> tuple[int, int, int, int]:
     return (left, top, left + width, top + height)
 
 
-@dataclass(frozen=True)
-class Decoded:
-    """What came of a source besides the pixels.
-
-    Attributes:
-        identity: hash of the images as stored (encoded files, or pixels of arrays), in order, before any
-            resize. It depends on no name, path, time or compression of an array.
-        skipped: names of the images that could not be decoded.
-    """
-
-    identity: str
-    skipped: tuple[str, ...]
-
-
 def decode(
     source: Source,
     count: int,
     form: Form,
-    append: Callable[[np.ndarray], None],
+    sink: Writer,
     progress: Callable[[int, int], None] | None = None,
-) -> Decoded:
-    """Decode the first `count` images on all cores and hand them to `append` in order, in blocks `[b c h w]`.
+) -> None:
+    """Decode the first `count` images on all cores and hand them to `sink` in order; what it has already is skipped.
 
     Images that cannot be decoded are left out. Pillow decodes and resizes without the interpreter's lock, so
-    threads use all cores; a few chunks are in flight at a time, so memory does not grow with the set.
+    threads use all cores; a few chunks are in flight at a time, so memory does not grow with the set. The digests
+    are of the images as stored (encoded files, or pixels of arrays), in order, before any resize: the identity
+    that they make depends on no name, path, time or compression of an array.
 
     Raises:
         EBMError: more than half of the images cannot be decoded, or a file breaks its own format.
     """
-    identity, bad, done = hashlib.sha256(), dict[str, str](), 0
+    items = source.items(count)
+    if sink.items:
+        log.info(f"going on after {sink.items:,} images that were decoded before")
+        items = itertools.islice(items, sink.items, None)
     with warnings.catch_warnings():
         # Pillow's remarks on odd but readable files would tear a progress bar.
         warnings.filterwarnings("ignore", module=r"PIL\.")
-        for block, digests, broken in _in_order(source.items(count), form):
-            append(block)
-            identity.update(digests)
-            bad.update(broken)
-            done += len(block) + len(broken)
-            if 2 * len(bad) > count:
-                raise _mostly_bad(bad, done, source)
+        for block, digests, broken in _in_order(items, form):
+            sink.append(block, digests, broken)
+            if 2 * len(sink.bad) > count:
+                raise _mostly_bad(sink.bad, sink.items, source)
             if progress:
-                progress(done, count)
-    return Decoded(identity.hexdigest()[:16], tuple(bad))
+                progress(sink.items, count)
 
 
 Chunk = tuple["np.ndarray", bytes, dict[str, str]]
@@ -155,7 +147,7 @@ def _in_order(items: Iterator[Item], form: Form) -> Iterator[Chunk]:
     with ThreadPoolExecutor(workers) as pool:
         waiting: deque[Future[Chunk]] = deque()
         try:
-            while chunk := list(itertools.islice(items, _CHUNK)):
+            for chunk in _chunks(items):
                 waiting.append(pool.submit(_decode_chunk, chunk, form))
                 if len(waiting) > 2 * workers:
                     yield waiting.popleft().result()
@@ -164,6 +156,21 @@ def _in_order(items: Iterator[Item], form: Form) -> Iterator[Chunk]:
         finally:
             for future in waiting:
                 future.cancel()
+
+
+def _chunks(items: Iterator[Item]) -> Iterator[list[Item]]:
+    """The items, some at a time: so many, or so many bytes in memory."""
+    chunk: list[Item] = []
+    held = 0
+    for item in items:
+        payload = item[1]
+        held += len(payload) if isinstance(payload, bytes) else 0 if isinstance(payload, Path) else payload.nbytes
+        chunk.append(item)
+        if len(chunk) == _CHUNK or held >= _HELD:
+            yield chunk
+            chunk, held = [], 0
+    if chunk:
+        yield chunk
 
 
 def _decode_chunk(chunk: list[Item], form: Form) -> Chunk:
@@ -175,8 +182,8 @@ def _decode_chunk(chunk: list[Item], form: Form) -> Chunk:
     for name, payload in chunk:
         digest = b""
         try:
-            if isinstance(payload, Path):
-                data = payload.read_bytes()
+            if isinstance(payload, Path | bytes):
+                data = payload if isinstance(payload, bytes) else payload.read_bytes()
                 digest = hashlib.sha256(data).digest()
                 block[kept] = _decode_file(data, form)
             else:

@@ -11,13 +11,17 @@ from ebmcli.data import cache
 from ebmcli.data.bundled import bundled, resolve
 from ebmcli.data.decode import Form, decode
 from ebmcli.data.readers import open_source
-from ebmcli.errors import EBMError
+from ebmcli.data.remote import address_of
+from ebmcli.errors import EBMError, Exit
 
 if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor
 
-_FORMAT = 1  # raise it when the same files would be decoded to other pixels
+    from ebmcli.data.source import Source
+    from ebmcli.hub import Address
+
+_FORMAT = 2  # raise it when the same files would be decoded to other pixels
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,6 +34,7 @@ class ImageSet:
         identity: 16 hex digits, a hash of the images as stored; the same wherever the files lie.
         skipped: names of the images that could not be decoded.
         notes: what was recognised, assumed and done, one line each, for the user.
+        revision: the commit of a set of the Hub, else empty.
     """
 
     pixels: np.ndarray
@@ -37,6 +42,7 @@ class ImageSet:
     identity: str
     skipped: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    revision: str = ""
 
     def __len__(self) -> int:
         return int(self.pixels.shape[0])
@@ -73,8 +79,9 @@ def load(
     names, sizes and times of the files stay (of one small file: its content).
 
     Args:
-        source: name of a bundled set, else a path: IDX (.gz or not), `.npz`, `.npy`, or a folder of these or
-            of jpg, png, webp and bmp files at any depth.
+        source: name of a bundled set, else a path, else a public set by its short name or its id on the Hub
+            (`ylecun/mnist`, with @REVISION too). Paths: IDX (.gz or not), `.npz`, `.npy`, CIFAR-10's binary
+            records, parquet, an archive of pictures, or a folder of jpg, png, webp and bmp files at any depth.
         image_size: side of the square, px. The short side is brought to it and the centre kept.
         channels: 1 (grey) or 3 (RGB).
         crop: side, px, of a square cut from the centre before the resize (CelebA's faces: 140).
@@ -88,21 +95,30 @@ def load(
     form = Form(image_size, channels, crop)
     if limit is not None and limit < 1:
         raise EBMError(f"limit must be at least 1 image, received {limit}", "leave it out to use all images")
-    path = resolve(source)
-    name = str(source) if str(source) in bundled() else _name(path)
-    opened = open_source(path, split)
-    count = min(opened.count, limit or opened.count)
-    key = opened.key(_FORMAT, opened.layout, split, count, form.image_size, form.channels, form.crop)
+    address = address_of(source)
+    if address is not None:
+        name, opened = address.repo, _remote(source, address, split)
+    else:
+        path = resolve(source)
+        name = str(source) if str(source) in bundled() else _name(path)
+        opened = open_source(path, split)
+    key = opened.key(_FORMAT, opened.layout, split, limit, form.image_size, form.channels, form.crop)
     kept = cache.find(key)
     if kept:
-        array, meta = kept
-        return _image_set(array, name, meta)
-    with cache.writer(count, form.shape) as sink:
-        decoded = decode(opened, count, form, sink.append, progress)
-        meta = {
-            "identity": decoded.identity,
-            "skipped": list(decoded.skipped),
+        return _image_set(kept[0], name, kept[1])
+    count = min(opened.count, limit or opened.count)
+    with cache.writer(key, count, form.shape) as sink:
+        if sink is None:
+            return load(
+                source, image_size=image_size, channels=channels, crop=crop, split=split, limit=limit, progress=progress
+            )
+        decode(opened, count, form, sink, progress)
+        meta: dict[str, Any] = {
+            "identity": sink.identity,
+            "skipped": list(sink.bad),
             "notes": [f"{opened.layout}, {count:,} images: {form}", *opened.notes],
+            "split": split,
+            "revision": opened.revision,
         }
         array = sink.finish(key, {"name": name, **meta})
     if not sink.on_disk:
@@ -111,7 +127,19 @@ def load(
 
 
 def _image_set(array: np.ndarray, name: str, meta: dict[str, Any]) -> ImageSet:
-    return ImageSet(array, name, meta["identity"], tuple(meta["skipped"]), tuple(meta["notes"]))
+    revision = str(meta.get("revision", ""))
+    return ImageSet(array, name, meta["identity"], tuple(meta["skipped"]), tuple(meta["notes"]), revision)
+
+
+def _remote(source: str | Path, address: Address, split: str) -> Source:
+    from ebmcli.data.remote import open_remote
+
+    try:
+        return open_remote(address, split)
+    except EBMError as error:
+        if error.code == Exit.HUB and Path(source).expanduser().parent.is_dir():  # photos/2024 is an address too
+            error.message = f"no data at {source} here, and {error.message}"
+        raise
 
 
 def _name(path: Path) -> str:

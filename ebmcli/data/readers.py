@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from ebmcli.data import arrays, folders, idx
+from ebmcli.data import archives, arrays, cifar, folders, idx, parquet
 from ebmcli.data.source import PICTURES, SPLITS, Listing, Source, scan
 from ebmcli.errors import EBMError
 
@@ -31,12 +31,15 @@ class Reader:
 READERS: tuple[Reader, ...] = (
     Reader("IDX files (.gz or not)", idx.recognise, idx.open_source),
     Reader(".npz or .npy", arrays.recognise, arrays.open_source),
+    Reader("CIFAR-10's binary records", cifar.recognise, cifar.open_source),
+    Reader("parquet", parquet.recognise, parquet.open_source),
+    Reader("a tar, tgz or zip of pictures", archives.recognise, archives.open_source),
     Reader("a folder of jpg, png, webp or bmp", folders.recognise, folders.open_source),
 )
 
 _HINTS = {
     "one image": (PICTURES, "give the folder that holds the images"),
-    "an archive": ((".zip", ".tar", ".tgz", ".gz", ".bz2", ".xz", ".7z"), "unpack it and give the folder"),
+    "an archive": ((".zip", ".tar", ".tgz", ".gz", ".bz2", ".xz", ".7z", ".rar"), "unpack it and give the folder"),
 }
 
 

@@ -15,8 +15,8 @@ from ebmcli.errors import EBMError
 if TYPE_CHECKING:
     import numpy as np
 
-    Item = tuple[str, Path | np.ndarray]
-    """One image: its name in messages, and an encoded file or pixels uint8 `[h w]` or `[h w c]`."""
+    Item = tuple[str, Path | bytes | np.ndarray]
+    """One image: its name in messages, and an encoded file (or its bytes) or pixels uint8 `[h w]` or `[h w c]`."""
 
 SPLITS: dict[str, tuple[str, ...]] = {
     "train": ("train", "training"),
@@ -71,22 +71,35 @@ class Source:
     Attributes:
         layout: what they were recognised as.
         files: the files that are read.
-        count: number of images they declare.
+        declared: number of images they declare, or how it is found where that means reading them.
         items: the first `n` images, in order; raises EBMError where a file breaks its own format.
         notes: what was assumed, for the user; `items` may add to it.
+        stamp: what the content is, where that is known without files.
+        revision: commit of a set of the Hub.
     """
 
     layout: str
     files: tuple[File, ...]
-    count: int
+    declared: int | Callable[[], int]
     items: Callable[[int], Iterator[Item]]
     notes: list[str] = field(default_factory=list)
+    stamp: str = ""
+    revision: str = ""
+
+    @property
+    def count(self) -> int:
+        """Number of images; found at first use."""
+        if callable(self.declared):
+            self.declared = self.declared()
+        return self.declared
 
     def key(self, *settings: object) -> str:
         """Hash of what the files are and of `settings`: relative names, sizes and times of change.
 
         A single small file counts by its content, so that copies of it share one entry.
         """
+        if self.stamp:
+            return hashlib.sha256(json.dumps([self.stamp, settings]).encode()).hexdigest()[:32]
         [first, *others] = self.files
         if not others and first.size <= _SMALL:
             what: object = hashlib.sha256(first.path.read_bytes()).hexdigest()

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ebmcli.data.bundled import bundled, resolve
+from ebmcli.data.bundled import bundled
 from ebmcli.data.images import ImageSet, load
+from ebmcli.data.remote import address_of
 from ebmcli.data.toys import TOYS, Toy, load_toy
 from ebmcli.errors import EBMError
 
@@ -19,7 +21,10 @@ if TYPE_CHECKING:
 
 
 class ImageData:
-    """Draws images with replacement from a set; `flip` mirrors each left to right with probability 1/2."""
+    """Draws images with replacement from a set; `flip` mirrors each left to right with probability 1/2.
+
+    `address` is `user/name@commit` of a set of the Hub, else None.
+    """
 
     def __init__(self, images: ImageSet, flip: bool = False) -> None:
         self.set = images
@@ -27,6 +32,7 @@ class ImageData:
         self.name = images.name
         self.identity = images.identity
         self.shape = images.shape
+        self.address = f"{images.name}@{images.revision}" if images.revision else None
 
     def draw(self, n: int, generator: np.random.Generator) -> Tensor:
         """`n` images [n c h w] float32 in [-1, 1]."""
@@ -53,24 +59,6 @@ class ToyData:
         return self.toy.sample(n, torch.Generator().manual_seed(seed))
 
 
-def locate(settings: DataSettings, path: str | None = None) -> str:
-    """Where a recipe's positives are: `path`, else its own source; said before anything is written.
-
-    Raises:
-        EBMError: there is nothing; the hint tells a recipe of a public set from a wrong path.
-    """
-    source = path or settings.source
-    if source in TOYS:
-        return source
-    try:
-        return str(resolve(source))
-    except EBMError as error:
-        if path is None:
-            error.message = f"this recipe's data, {source}, is not on this machine"
-            error.hint = f"give local files with --data PATH, or a set of the package: {', '.join(bundled())}"
-        raise
-
-
 def open_data(
     settings: DataSettings, path: str | None = None, progress: Callable[[int, int], None] | None = None
 ) -> ImageData | ToyData:
@@ -78,7 +66,7 @@ def open_data(
 
     Args:
         settings: the recipe's data section.
-        path: local files (or a bundled set) to use instead of its source.
+        path: local files, a bundled set or another set of the Hub to use instead of its source.
         progress: called with (images done, images in all) while decoding.
 
     Raises:
@@ -87,13 +75,18 @@ def open_data(
     source = path or settings.source
     if source in TOYS:
         return ToyData(load_toy(source))
-    locate(settings, path)
-    images = load(
-        source,
-        image_size=settings.image_size,
-        channels=settings.channels,
-        crop=settings.crop,
-        split=settings.split,
-        progress=progress,
-    )
+    try:
+        images = load(
+            source,
+            image_size=settings.image_size,
+            channels=settings.channels,
+            crop=settings.crop,
+            split=settings.split,
+            progress=progress,
+        )
+    except EBMError as error:
+        if path is None and address_of(source) is None and not Path(source).expanduser().exists():
+            error.message = f"this recipe's data, {source}, is not on this machine"
+            error.hint = f"give local files with --data PATH, or a set of the package: {', '.join(bundled())}"
+        raise
     return ImageData(images, settings.augment == "flip")

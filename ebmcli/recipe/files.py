@@ -100,9 +100,9 @@ def load(address: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     return _parse(read(address), str(address), overrides)
 
 
-def loads(text: str, where: str = "text") -> Recipe:
+def loads(text: str, where: str = "text", overrides: Sequence[str] = ()) -> Recipe:
     """A recipe from TOML text; `where` names it in errors (see `load`)."""
-    return _parse(text, where, ())
+    return _parse(text, where, overrides)
 
 
 def _parse(text: str, where: str, overrides: Sequence[str]) -> Recipe:

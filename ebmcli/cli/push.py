@@ -1,0 +1,87 @@
+"""`ebm push`: a model to the Hugging Face Hub."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ebmcli.cli import options
+from ebmcli.cli.output import Output
+from ebmcli.errors import UsageError
+
+
+def push(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="A run, one of its checkpoints, or any model.")],
+    repo: Annotated[str, typer.Argument(metavar="USER/REPO", help="Where to; made where it is not there yet.")],
+    private: Annotated[bool, typer.Option("--private", help="Make the repository private.")] = False,
+    revision: Annotated[
+        str | None, typer.Option("--revision", metavar="BRANCH", help="Commit to this branch.", show_default="main")
+    ] = None,
+    message: Annotated[
+        str | None, typer.Option("--message", "-m", metavar="TEXT", help="Of the commit.", show_default=False)
+    ] = None,
+    pr: Annotated[bool, typer.Option("--pr", help="Open a pull request instead of committing.")] = False,
+    license_: Annotated[
+        str | None,
+        typer.Option("--license", metavar="ID", help="Of the weights, such as mit; none is named if left out."),
+    ] = None,
+    trust_code: options.TrustCode = False,
+    dry_run: options.DryRun = False,
+    json: options.Json = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Publish a model on the Hugging Face Hub: weights, settings, recipe, card, pictures, summary of its metrics.
+
+    Says what it will upload first; uploads what has changed, in one commit. Nothing else of a run leaves the machine.
+    """
+    output = Output(json=json, quiet=quiet)
+    from ebmcli.hub import Address, parse
+
+    address = parse(repo)
+    if address is None or address.revision:
+        raise UsageError(f"{repo!r} is no repository: expected user/name", "a branch goes into --revision")
+
+    from ebmcli import models
+    from ebmcli.card import export
+    from ebmcli.hub import push as hub
+
+    found = models.look_up(model)
+    with tempfile.TemporaryDirectory(prefix="ebm-push-") as temporary:
+        folder = Path(temporary) / "model"
+        name = address.repo.partition("/")[2]
+        written = export(found.path, folder, name, trust_code, address=address.repo, licence=license_)
+        plan = hub.plan(folder, Address(address.repo, revision), private=private)
+        verb = "would upload" if dry_run else "uploading"
+        total = sum(entry.size for entry in plan.changes)
+        made = "" if plan.exists else f" (a new {'private' if private else 'public'} repository)"
+        if plan.changes:
+            output.say(f"{verb} {len(plan.changes)} files, {total / 1e6:,.2f} MB, to {address.repo}{made}:")
+            for entry in plan.entries:
+                output.say(f"  {entry.state:7}  {entry.size:>11,}  {entry.path.name}")
+        result = {
+            "repo": address.repo,
+            "model": written.config.name,
+            "sha256": written.digest,
+            "files": {entry.path.name: {"bytes": entry.size, "state": entry.state} for entry in plan.entries},
+        }
+        if dry_run:
+            if not plan.changes:
+                output.say(f"{address.repo} has this model already; nothing would be uploaded")
+            output.result({**result, "commit": None, "url": None})
+            return
+        done = hub.push(
+            plan,
+            private=private or None,
+            branch=revision,
+            message=message or f"{written.config.name}: {written.config.updates:,} updates",
+            pull_request=pr,
+        )
+        if done.commit is None:
+            output.say(f"{address.repo} has this model already: no commit")
+        else:
+            output.say(f"{done.url} ({done.commit[:8]})")
+            output.say(f"next: ebm sample {address.repo}{f'@{revision}' if revision else ''}")
+        output.result({**result, "commit": done.commit, "url": done.url})

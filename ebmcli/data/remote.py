@@ -1,0 +1,352 @@
+"""Data sets of the Hub: found by `datasets`, downloaded once at a fixed commit, and read without network after that.
+
+What a set's splits and image column are is asked of the Hub's own loader and kept in a small note in our cache, with
+the commit; the files themselves lie in the Hub's cache (`HF_HOME`). A set named without a revision stays at the
+commit it was first fetched at until it is fetched anew.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from ebmcli.data import cache, parquet
+from ebmcli.data.bundled import bundled
+from ebmcli.data.sets import public
+from ebmcli.data.source import SPLITS, Source
+from ebmcli.data.toys import TOYS
+from ebmcli.errors import EBMError, Exit
+from ebmcli.hub import client
+from ebmcli.hub.client import Address, parse
+
+if TYPE_CHECKING:
+    from ebmcli.data.source import Item
+
+log = logging.getLogger("ebmcli.data")
+
+Progress = Callable[[int, int], None]
+"""Called with (bytes done, bytes in all)."""
+
+
+class Part(NamedTuple):
+    """One split of a set at one commit: all that is needed to read it again.
+
+    Attributes:
+        repo: id on the Hub.
+        revision: commit.
+        name: what the set calls the split.
+        column: of the images.
+        files: parquet files in the repository, in order; empty where the set is kept in another form.
+        rows: images.
+    """
+
+    repo: str
+    revision: str
+    name: str
+    column: str
+    files: tuple[str, ...]
+    rows: int
+
+
+def address_of(source: str | Path) -> Address | None:
+    """The Hub's address that `source` means; None for a bundled set, a toy, or a path that is there."""
+    name = str(source)
+    if name in bundled() or name in TOYS or Path(name).expanduser().exists():
+        return None
+    short, at, revision = name.partition("@")
+    known = public(short)
+    return parse(known.repo + at + revision if known else name)
+
+
+def known(address: Address, split: str) -> Part | None:
+    """What was noted of a split when it was fetched; None if it never was."""
+    part = _noted(address, split)
+    if part is None and address.revision and client.is_commit(address.revision):
+        part = _noted(Address(address.repo), split)  # the commit that the name alone stands for here
+        part = part if part is not None and part.revision == address.revision else None
+    return part
+
+
+def _noted(address: Address, split: str) -> Part | None:
+    try:
+        raw = json.loads(_note(address).read_text(encoding="utf-8"))[split]
+        part = Part(**{**raw, "files": tuple(raw["files"])})
+        return part if client.is_commit(part.revision) and part.repo == address.repo else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def fetch(address: Address, split: str, progress: Progress | None = None, again: bool = False) -> Part:
+    """Find the split of a set, download its files, and note what was found.
+
+    Args:
+        address: of the set; without a revision, its newest commit is taken, and kept from then on.
+        split: "train", "test", or a name of the set's own.
+        progress: called while downloading.
+        again: ask the Hub even if it was fetched before, for its newest commit.
+
+    Raises:
+        EBMError: exit code 4: no such set, no access, no network; exit code 1: no such split or image column,
+            a disk that is full.
+    """
+    part = known(address, split)
+    if part is not None and not again and _whole(part):
+        return part
+    if client.offline():
+        raise EBMError(
+            f"the data set {address} is not in the cache, and HF_HUB_OFFLINE allows no network",
+            f"fetch it once with network: ebm data fetch {address.repo}; or give local files with --data PATH",
+            code=Exit.HUB,
+        )
+    if part is not None and not again:
+        _download(part, progress)
+        return part
+    info = client.attempt(f"data set {address}", client.api().dataset_info, address.repo, revision=address.revision)
+    if not client.is_commit(str(info.sha)):
+        raise EBMError(f"the Hub names no commit for the data set {address}", "try again later", code=Exit.HUB)
+    part = client.attempt(f"data set {address}", _find, address, str(info.sha), split, progress)
+    _keep(address, split, part)
+    return part
+
+
+def open_remote(address: Address, split: str, progress: Progress | None = None) -> Source:
+    """The images of a set's split, not yet decoded; downloaded first where that was not done.
+
+    Raises:
+        EBMError: as `fetch`.
+    """
+    part = known(address, split) or fetch(address, split, progress)
+
+    def items(n: int) -> Iterator[Item]:
+        if part.files:
+            if not _whole(part):  # the Hub's cache was cleared: the same commit again
+                _fetch_again(part, progress)
+            yield from parquet.items(_paths(part), part.column, n)
+        else:
+            yield from _generic(part, n)
+
+    where = f"{part.repo} at {part.revision[:8]}, split {part.name}, column {part.column}"
+    stamp = f"hub:{part.repo}@{part.revision}:{part.name}:{part.column}"
+    return Source(where, (), part.rows, items, stamp=stamp, revision=part.revision)
+
+
+def forget(address: Address) -> None:
+    """Take out the note of a set, so that the next use asks the Hub for its newest commit."""
+    with suppress(OSError):
+        _note(address).unlink(missing_ok=True)
+
+
+def notes() -> dict[str, dict[str, Any]]:
+    """All that is noted, by address: each split's part as a dictionary."""
+    found = {}
+    for path in sorted((cache.folder() / "hub").glob("*.json")):
+        with suppress(OSError, ValueError):
+            raw = json.loads(path.read_text(encoding="utf-8"))
+            found[str(raw.pop("address"))] = raw
+    return found
+
+
+def _note(address: Address) -> Path:
+    name = address.repo.replace("/", "--")
+    if address.revision:
+        name += "--" + hashlib.sha256(address.revision.encode()).hexdigest()[:12]
+    return cache.folder() / "hub" / f"{name}.json"
+
+
+def _keep(address: Address, split: str, part: Part) -> None:
+    """Note a part; parts of another commit go, so that splits belong together. A read-only cache stays as it is."""
+    from ebmcli.checkpoint import write_atomic
+
+    path = _note(address)
+    try:
+        raw = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        raw = {}
+    same = {k: v for k, v in raw.items() if isinstance(v, dict) and v.get("revision") == part.revision}
+    with suppress(OSError, EBMError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(path, json.dumps({"address": str(address), **same, split: part._asdict()}, indent=1) + "\n")
+
+
+def _find(address: Address, sha: str, split: str, progress: Progress | None) -> Part:
+    """Ask the Hub's loader for splits, files and features; download the files of one split."""
+    builder = _builder(address.repo, sha)
+    splits = {str(name): list(files) for name, files in (builder.config.data_files or {}).items()}
+    name = _choose(address, split, list(splits))
+    prefix = f"hf://datasets/{address.repo}@{sha}/"
+    paths = [str(url).partition(prefix)[2] for url in splits[name]]
+    is_parquet = builder.dataset_name != "" and all(path.endswith(".parquet") for path in paths)
+    entry = public(address.repo)
+    features = builder.info.features or {}
+    images = [column for column, feature in features.items() if type(feature).__name__ == "Image"]
+    column = entry.column if entry and entry.column in images else next(iter(images), "")
+    part = Part(address.repo, sha, name, column, tuple(paths) if is_parquet else (), 0)
+    if is_parquet:
+        _download(part, progress)
+        files = _paths(part)
+        return part._replace(column=column or parquet.image_column(files[0]), rows=parquet.count(files))
+    log.info(f"downloading {address} by its own loader, split {name}")
+    data = _load(part)
+    images = [column for column, feature in data.features.items() if type(feature).__name__ == "Image"]
+    if not images:
+        there = ", ".join(data.features)
+        raise EBMError(f"the data set {address} has no column of images: it has {there[:300]}", "choose another set")
+    return part._replace(column=column or images[0], rows=len(data))
+
+
+def _choose(address: Address, split: str, there: list[str]) -> str:
+    """The set's own name of a split: what the table says, the same name, or one that means it."""
+    entry = public(address.repo)
+    told = [entry.splits[split][0]] if entry and split in entry.splits else []
+    for name in (*told, split, *SPLITS.get(split, ())):
+        if name in there:
+            return name
+    raise EBMError(
+        f"the data set {address} has no split {split!r}: it has {', '.join(there) or 'none'}", "name one of these"
+    )
+
+
+def _builder(repo: str, sha: str) -> Any:
+    datasets = _datasets(repo)
+    try:
+        return datasets.load_dataset_builder(repo, revision=sha)
+    except ValueError as error:  # several configurations, of which one must be named
+        raise _unreadable(repo, error) from error
+    except (datasets.exceptions.DatasetNotFoundError, datasets.exceptions.DataFilesNotFoundError) as error:
+        if client._status(error) is not None:  # the Hub's failures are explained as such
+            raise
+        raise _unreadable(repo, error) from error
+
+
+def _unreadable(repo: str, error: Exception) -> EBMError:
+    what = client.clean(str(error).split("\n")[0])[:240]
+    return EBMError(f"the data set {repo} cannot be read: {what}", "get its files and give them with --data PATH")
+
+
+def _datasets(repo: str) -> Any:
+    try:
+        import datasets
+    except ImportError as error:
+        raise EBMError(
+            f"the data set {repo} is on the Hub, and reading it needs the package datasets",
+            "pip install 'ebmcli[data]'; or give local files with --data PATH",
+        ) from error
+    datasets.disable_progress_bars()
+    datasets.utils.logging.set_verbosity_error()
+    client.api()  # its remarks are said in our words
+    return datasets
+
+
+def _load(part: Part) -> Any:
+    return _datasets(part.repo).load_dataset(part.repo, revision=part.revision, split=part.name)
+
+
+def _generic(part: Part, n: int) -> Iterator[Item]:
+    """Images of a set in another form than parquet, through the Hub's loader and its cache."""
+    datasets = _datasets(part.repo)
+    data = client.attempt(f"data set {part.repo}", _load, part)
+    home = Path(datasets.config.HF_CACHE_HOME).resolve()
+    for number, row in enumerate(data.cast_column(part.column, datasets.Image(decode=False))):
+        if number == n:
+            return
+        image = row[part.column] or {}
+        payload: bytes | Path = image.get("bytes") or b""
+        if not payload and image.get("path"):
+            path = Path(image["path"]).resolve()
+            payload = path if home in path.parents else b""  # nothing outside the cache is read
+        yield f"{part.name}[{number}]", payload
+
+
+def _fetch_again(part: Part, progress: Progress | None) -> None:
+    if client.offline():
+        raise EBMError(
+            f"files of the data set {part.repo} are gone from the cache, and HF_HUB_OFFLINE allows no network",
+            f"fetch it once with network: ebm data fetch {part.repo}",
+            code=Exit.HUB,
+        )
+    _download(part, progress)
+
+
+def _whole(part: Part) -> bool:
+    return all(_cached(part, name) for name in part.files)
+
+
+def _cached(part: Part, name: str) -> Path | None:
+    from huggingface_hub import try_to_load_from_cache
+
+    found = try_to_load_from_cache(part.repo, name, revision=part.revision, repo_type="dataset")
+    return Path(found) if isinstance(found, str) and Path(found).is_file() else None
+
+
+def _paths(part: Part) -> list[Path]:
+    """The part's files in the Hub's cache; they lie inside it, whatever their names say."""
+    found = []
+    for name in part.files:
+        path = _cached(part, name)
+        if path is None:
+            raise EBMError(f"{name} of {part.repo} is not in the cache any more", f"ebm data fetch {part.repo}")
+        if path.resolve().is_relative_to(path.parents[name.count("/")].parent.parent.resolve()):
+            found.append(path)
+        else:
+            raise EBMError(f"{path} leads out of the Hub's cache", "remove that repository from the cache: hf cache rm")
+    return found
+
+
+def _download(part: Part, progress: Progress | None) -> None:
+    """Bring the part's files into the Hub's cache, each whole or not at all; what is there already stays."""
+    import inspect
+    import shutil
+
+    api = client.api()
+    what = f"data set {part.repo}"
+    place: dict[str, Any] = {"repo_type": "dataset", "revision": part.revision}
+    sizes = {
+        entry.path: int(getattr(entry, "size", 0))
+        for entry in client.attempt(what, api.get_paths_info, part.repo, list(part.files), **place)
+    }
+    missing = [name for name in part.files if not _cached(part, name)]
+    total, need = sum(sizes.values()), sum(sizes.get(name, 0) for name in missing)
+    if not missing:
+        return
+    log.info(f"downloading {part.repo}, split {part.name}: {need / 1e6:,.1f} MB in {len(missing)} files")
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    place_there = next(p for p in (Path(HF_HUB_CACHE), *Path(HF_HUB_CACHE).parents) if p.exists())
+    free = shutil.disk_usage(place_there).free
+    if free < need:
+        raise EBMError(
+            f"{part.repo} needs {need / 1e6:,.0f} MB in {HF_HUB_CACHE}, where {free / 1e6:,.0f} MB are free",
+            "make room, or set HF_HOME to a folder on another disk",
+        )
+    done = total - need
+
+    def count(size: int) -> None:
+        nonlocal done
+        done += size
+        if progress:
+            progress(min(done, total), total)
+
+    bar = {"tqdm_class": _counting(count)} if "tqdm_class" in inspect.signature(api.hf_hub_download).parameters else {}
+    for name in missing:
+        before = done
+        client.attempt(what, api.hf_hub_download, part.repo, name, **place, **bar)
+        count(before + sizes.get(name, 0) - done)
+
+
+def _counting(report: Callable[[int], None]) -> Any:
+    """A bar of the kind that the client fills, which draws nothing and reports bytes."""
+    from huggingface_hub.utils import tqdm
+
+    class Counting(tqdm):
+        def __init__(self, *arguments: Any, **keywords: Any) -> None:
+            super().__init__(*arguments, **{**keywords, "disable": True})
+
+        def update(self, n: float | None = 1) -> None:
+            report(int(n or 0))
+
+    return Counting

@@ -1,0 +1,8 @@
+"""The Hugging Face Hub: models pulled from it and pushed to it, and what can go wrong on the way (floor 2).
+
+Importing this package imports neither huggingface_hub nor torch.
+"""
+
+from ebmcli.hub.client import Address, Fetched, parse
+
+__all__ = ["Address", "Fetched", "parse"]
