@@ -28,19 +28,18 @@ Overrides = Annotated[
 def list_recipes(as_json: Json = False) -> None:
     """List the recipes that come with the package; the cost is an estimate for this machine's CPU.
 
-    MODEL says whether a model that comes with the package was learned with the recipe: its name is in --json.
+    A star: a model that comes with the package was learned with the recipe (--json has its name).
     """
     came = _bundled()
     rows = [_summary(recipes.load(name)) | {"model": came.get(name)} for name in recipes.names()]
     if as_json:
         print(json.dumps(rows, indent=2, ensure_ascii=False))
         return
-    columns = ("name", "regime", "data", "size", "cost", "model")
-    table = [[column.upper() for column in columns]]
+    columns = ("name", "regime", "data", "size", "cost")
+    table = [["NAME (* WITH A MODEL)", *(column.upper() for column in columns[1:])]]
     for row in rows:
-        short = str(row["data"]).rpartition("/")[2]
-        shown = row | {"data": short, "model": "yes" if row["model"] else "-"}
-        table.append([str(shown[column]) for column in columns])
+        marked = f"{row['name']} *" if row["model"] else row["name"]
+        table.append([marked, row["regime"], row["data"].rpartition("/")[2], row["size"], row["cost"]])
     widths = [max(len(line[i]) for line in table) for i in range(len(columns))]
     for line in table:
         cells = [
@@ -125,10 +124,12 @@ def diff(
     if not changed:
         print("the settings are the same")
         return
-    rows = [("", one, other)] + [(key, shown(x), shown(y)) for key, (x, y) in changed.items()]
+    rows = [("", one, other)] + [
+        (key, "-" if x is None else shown(x), "-" if y is None else shown(y)) for key, (x, y) in changed.items()
+    ]
     widths = [max(len(row[i]) for row in rows) for i in range(3)]
-    for row in rows:
-        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    for line in rows:
+        print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
 
 
 @app.command("schema")
