@@ -133,7 +133,7 @@ def begin(folder: Path, recipe: str, axes: Sequence[Axis], overrides: Sequence[s
         EBMError: it holds another, or something else.
     """
     facts = {
-        "recipe": load_recipe(recipe, [*overrides]).hash() if not axes else str(recipe),
+        "recipe": recipe,
         "over": [[a.key, *a.values] for a in axes],
         "set": list(overrides),
         "data": data,

@@ -124,7 +124,8 @@ def diff(
     if not changed:
         print("the settings are the same")
         return
-    rows = [("", one, other)] + [
+    rows = [("", one, other)]
+    rows += [(key, *("-" if value is None else shown(value) for value in pair)) for key, pair in changed.items()]
         (key, "-" if x is None else shown(x), "-" if y is None else shown(y)) for key, (x, y) in changed.items()
     ]
     widths = [max(len(row[i]) for row in rows) for i in range(3)]
