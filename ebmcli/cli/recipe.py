@@ -126,8 +126,6 @@ def diff(
         return
     rows = [("", one, other)]
     rows += [(key, *("-" if value is None else shown(value) for value in pair)) for key, pair in changed.items()]
-        (key, "-" if x is None else shown(x), "-" if y is None else shown(y)) for key, (x, y) in changed.items()
-    ]
     widths = [max(len(row[i]) for row in rows) for i in range(3)]
     for line in rows:
         print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
