@@ -115,12 +115,12 @@ def test_words(d: float, v: float, said: tuple[str, ...]) -> None:
 
 
 def test_only_records_at_equal_distances_count() -> None:
-    """A change of metrics_every, the last update and updates that went back between the regular ones are left out."""
+    """Finer ones from before, the last update, and updates that went back between the regular ones are left out."""
     rng = np.random.default_rng(5)
     early = records(rng.normal(size=30), np.ones(30), every=1)
     late = records(rng.normal(size=80), np.ones(80) * 2, every=10, first=40)
     odd = [{"update": 333, "energy_difference": 1e9, "gradient_magnitude": 1.0}]
     end = [{"update": 835, "energy_difference": 1e9, "gradient_magnitude": 1.0}]
     found = oscillation(early + late[:29] + odd + late[29:] + end, 20)
-    assert (found.first, found.last, found.records, found.every) == (40, 830, 80, 10)
-    assert found.d_mean == pytest.approx(oscillation(late, 20).d_mean)
+    assert (found.first, found.last, found.records, found.every) == (10, 830, 83, 10)
+    assert found.d_mean == pytest.approx(oscillation([r for r in early if r["update"] % 10 == 0] + late, 20).d_mean)
