@@ -91,12 +91,11 @@ def measure(energy: Energy, toy: Toy) -> Density:
         toy: the truth.
     """
     box = 1.5 * toy.extent
-    slope, far = _outwards(energy, box * 2**FRAMES)
+    slope, tail = _outwards(energy, box * 2**FRAMES)
     normalisable = bool((slope > 0).all())
     x, side = _cells(box, FRAMES if normalisable else 0)
     minus_u, log_p = _both(energy, toy, x)
     used = len(x)
-    tail = _tail(slope, far, box * 2**FRAMES) if normalisable else -math.inf
     log_z = _log_z(minus_u, side, tail)
     change = math.inf
     finest = float(side.min())
@@ -171,21 +170,21 @@ def _both(energy: Energy, toy: Toy, x: Tensor) -> tuple[Tensor, Tensor]:
     return -torch.cat([energy(p) for p in pieces]), torch.cat([toy.log_density(p) for p in pieces])
 
 
-def _outwards(energy: Energy, radius: float) -> tuple[Tensor, Tensor]:
-    """Outward slope of U far out [RAYS], and U at `radius` [RAYS], along rays in all directions.
+def _outwards(energy: Energy, half: float) -> tuple[Tensor, float]:
+    """Outward slope of U far out [RAYS], along rays in all directions, and log of the mass beyond ±`half`.
 
-    A network of LeakyReLUs is linear along a ray beyond its last kink.
+    A network of LeakyReLUs is linear along a ray beyond its last kink: the mass is that of a U that is so from
+    the square's edge on, ∫exp(−U(R) − s(r − R)) r dr along each ray; −inf where some slope is not positive.
     """
     turn = torch.arange(RAYS, dtype=torch.float64) * (2 * math.pi / RAYS)
     ray = torch.stack([turn.cos(), turn.sin()], 1)
-    near, far = 1e3 * radius, 2e3 * radius
-    return (energy(far * ray) - energy(near * ray)) / (far - near), energy(radius * ray)
-
-
-def _tail(slope: Tensor, edge: Tensor, radius: float) -> float:
-    """log of the mass beyond `radius`, were U linear there: ∫exp(−U(R) − s(r − R)) r dr along each ray."""
-    logs = -edge + (radius / slope + 1 / slope.square()).log()
-    return float(torch.logsumexp(logs, 0)) + math.log(2 * math.pi / RAYS)
+    near, far = 1e3 * half, 2e3 * half
+    slope = (energy(far * ray) - energy(near * ray)) / (far - near)
+    if not bool((slope > 0).all()):
+        return slope, -math.inf
+    edge = half / ray.abs().amax(1)
+    logs = -energy(edge[:, None] * ray) + (edge / slope + 1 / slope.square()).log()
+    return slope, float(torch.logsumexp(logs, 0)) + math.log(2 * math.pi / RAYS)
 
 
 class Smoothed(NamedTuple):
