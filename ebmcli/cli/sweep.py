@@ -100,8 +100,12 @@ def _run_all(waiting: list[Cell], recipe: str, data: str | None, count: int, bar
                     _note_divergence(cell)
                     output.warn(f"{cell.folder.name} diverged: {said.strip().splitlines()[-2]}")
                 elif process.returncode:
-                    lines = [line for line in said.strip().splitlines() if line.startswith(("error:", "hint:"))]
-                    raise EBMError(f"{cell.folder.name} failed: {' '.join(lines)}", "the same command goes on")
+                    lines = dict(line.partition(": ")[::2] for line in said.splitlines() if ": " in line)
+                    hint = lines.get("hint", "run it alone to see why: ebm train")
+                    raise EBMError(
+                        f"{cell.folder.name} failed: {lines.get('error', said.strip()[-200:])}",
+                        f"{hint}; the same command goes on",
+                    )
                 bar.update(run=cell.folder.name)
             time.sleep(POLL)
     except KeyboardInterrupt:
