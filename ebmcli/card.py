@@ -7,7 +7,7 @@ import statistics
 from pathlib import Path
 from typing import Any
 
-from ebmcli import media
+from ebmcli import diagnosis, media
 from ebmcli.checkpoint import FILE, Checkpoint, load, save, write_atomic
 from ebmcli.errors import EBMError
 from ebmcli.hub import parse
@@ -16,7 +16,9 @@ from ebmcli.sampling import SampleSettings, metadata, sample
 
 SAMPLES = 64
 LAST = 500
-"""Updates that the summary of the metrics looks back on."""
+"""Records that the summary of the metrics looks back on."""
+SERIES = 1000
+"""Records whose series go with the model, for `ebm diagnose`."""
 FILES = (FILE, "config.json", "recipe.toml", "metrics.json", "README.md", "samples.png", "bank.png")
 """What a folder may hold; `bank.png` for models that keep a bank only."""
 
@@ -142,16 +144,21 @@ def _summary(source: Path, update: int) -> dict[str, Any]:
     recent = records[-LAST:]
     if not recent:
         return {}
-    keys = [k for k in recent[0] if k not in ("update", "seconds")]
+    keys = [k for k, v in recent[0].items() if k not in ("update", "seconds") and isinstance(v, float)]
     begun = Run.open(folder).facts.get("init_from")
     return {
         **({"begun_with": begun} if begun else {}),
         "updates": update,
+        "series": {k: [_short(r[k]) for r in records[-SERIES:]] for k in diagnosis.SERIES},
         "hours": sum(r["seconds"] for r in records) / 3600,
         "over_last_updates": len(recent),
         "mean": {k: statistics.fmean(r[k] for r in recent) for k in keys},
         "sd": {k: statistics.pstdev([r[k] for r in recent]) for k in keys},
     }
+
+
+def _short(value: float) -> float:
+    return value if isinstance(value, int) else float(f"{value:.6g}")
 
 
 def card(

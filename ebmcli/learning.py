@@ -16,6 +16,7 @@ from ebmcli.chains import Data, Purpose, Stream, noise_start
 from ebmcli.checkpoint import Checkpoint, ModelConfig, versions
 from ebmcli.checkpoint import save as save_model
 from ebmcli.errors import DivergedError, EBMError
+from ebmcli.guard import GuardSettings
 from ebmcli.networks import build
 from ebmcli.optimizers import OptimizerSettings, Phase
 from ebmcli.potential import Potential
@@ -92,6 +93,7 @@ def build_trainer(recipe: Recipe, potential: Potential, data: Data) -> Trainer:
             seed=train.seed,
             data_noise=recipe.data.noise_std,
             ema=train.ema,
+            guard=GuardSettings(**recipe.guard.model_dump()) if recipe.guard.retries else None,
         ),
     )
 
@@ -175,8 +177,8 @@ class Learning:
                 # Asked once: a signal after this is seen after the next update, which is then saved.
                 stopping = self.stop()
                 if self.folder is not None:
-                    if u % log.metrics_every == 0 or last:
-                        self.folder.append(record._asdict())
+                    if u % log.metrics_every == 0 or last or record.rolled_back:
+                        self.folder.append({k: v for k, v in record._asdict().items() if v != ""})
                     if log.samples_every and (u % log.samples_every == 0 or last):
                         picture = self.draw(u)
                     if self._due(u) or last or stopping:

@@ -91,9 +91,9 @@ class Optimizer:
         self.current = phase
         self.torch = OPTIMIZERS[phase.name](self.parameters, phase)
 
-    def step(self, update: int) -> float:
-        """Apply the gradients in place; returns the rate used (Adam: γ, SGD: γ0)."""
-        phase, rate = self.settings.phase(update), self.settings.rate(update)
+    def step(self, update: int, factor: float = 1.0) -> float:
+        """Apply the gradients in place; returns the rate used (Adam: γ, SGD: γ0): `factor` times the schedule's."""
+        phase, rate = self.settings.phase(update), factor * self.settings.rate(update)
         if phase != self.current:
             self._start(phase)
         if self.settings.gradient_clip:

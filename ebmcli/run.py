@@ -121,6 +121,17 @@ class Run:
                 f"another process is learning in {self.folder}", "wait for it, or stop it with Ctrl-C first"
             ) from error
 
+    def locked(self) -> bool:
+        """Whether a process is learning in it now (never, where the system has no such lock)."""
+        if fcntl is None or not (self.folder / LOCK).exists():
+            return False
+        with open(self.folder / LOCK, "a") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except OSError:
+                return True
+        return False
+
     @property
     def facts(self) -> dict[str, Any]:
         """run.json."""

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ebmcli.chains import Bank, Data, Purpose, Stream, noise_start
 from ebmcli.errors import DivergedError, EBMError
+from ebmcli.guard import Guard, GuardSettings
 from ebmcli.optimizers import Optimizer, OptimizerSettings
 from ebmcli.potential import Potential
 from ebmcli.sampler import Langevin, Path, run
@@ -59,6 +60,7 @@ class TrainSettings:
         seed: of every random number.
         data_noise: ε_data: sd of the noise added to positives, drawn anew at each use.
         ema: decay of the weights' moving average; 0 is off.
+        guard: when to go back to an earlier state; None ends learning at the first value out of bounds.
     """
 
     positives: int = 100
@@ -66,6 +68,7 @@ class TrainSettings:
     seed: int = 0
     data_noise: float = 0.0
     ema: float = 0.0
+    guard: GuardSettings | None = None
 
 
 class UpdateRecord(NamedTuple):
@@ -90,13 +93,15 @@ class UpdateRecord(NamedTuple):
     """γ (Adam) or γ0 (SGD)"""
     seconds: float
     """wall time of this update"""
+    rolled_back: str = ""
+    """why learning went back to an earlier state before this update, where it did"""
 
 
 class Trainer:
     """Learns the weights of a potential.
 
     Nothing random is kept between updates: a trainer is its weights, optimiser memory, bank,
-    moving average and the number of updates done, and continues bit for bit from those.
+    moving average, guard and the number of updates done, and continues bit for bit from those.
 
     Args:
         potential: whose weights are changed in place.
@@ -133,6 +138,8 @@ class Trainer:
         self.kernel = Langevin(potential, mcmc.step_size, mcmc.noise, mcmc.temperature)
         self.update = 0
         self.average = [p.detach().clone() for p in self.parameters] if settings.ema else []
+        reach = mcmc.noise * mcmc.step_size * math.sqrt(math.prod(potential.shape))
+        self.guard = Guard(settings.guard, mcmc.steps, reach) if settings.guard else None
         self.bank = self._new_bank() if mcmc.init == "persistent" else None
         self.negatives = torch.empty(0, *potential.shape)
 
@@ -146,10 +153,53 @@ class Trainer:
 
         Raises:
             DivergedError: a value is not finite or out of all bounds. Weights, optimiser and bank
-                are then those of the last update that was sound.
+                are then those of the last update that was sound; with a guard, which had to give up, they
+                are those it went back to, and `update` is the one that failed.
         """
         while self.update < until:
-            yield self._update()
+            yield self._update() if self.guard is None else self._guarded(self.guard)
+
+    def _guarded(self, guard: Guard) -> UpdateRecord:
+        """The next update that succeeds, from an earlier state if need be."""
+        reason = ""
+        if not guard.kept:
+            guard.keep(self.update, self._memory())
+        while True:
+            try:
+                record = self._update()
+                break
+            except DivergedError as error:
+                failed = self.update + 1
+                snapshot = guard.back(failed)
+                self._go_back(snapshot.tensors, snapshot.update, failed)
+                if guard.exhausted:
+                    tries = f"going back to update {snapshot.update} did not help ({guard.failures - 1} times)"
+                    self.update, guard.failures = failed, 0
+                    raise DivergedError(f"{error.message}; {tries}", HINT) from error
+                reason = f"{error.message}; went back to the weights of update {snapshot.update}"
+        guard.saw(record)
+        if guard.due(record.update):
+            guard.keep(record.update, self._memory())
+        return record._replace(rolled_back=reason)
+
+    def _memory(self) -> dict[str, Tensor]:
+        """Weights and what goes with them: all that going back brings back."""
+        tensors = {f"optimizer.{k}": v for k, v in self.optimizer.state().items()}
+        tensors |= {f"average.{i}": p for i, p in enumerate(self.average)}
+        return tensors | {f"weight.{i}": p for i, p in enumerate(self.parameters)}
+
+    def _go_back(self, tensors: dict[str, Tensor], update: int, failed: int) -> None:
+        """Take an earlier `_memory` back; bank chains that the failed energy threw out start anew."""
+        assert self.guard is not None
+        with torch.no_grad():
+            for i, p in enumerate(self.parameters):
+                p.copy_(tensors[f"weight.{i}"])
+        self._take(tensors, update)
+        if self.bank is not None:
+            lost = self.guard.foreign(self.bank.states).nonzero().flatten()
+            if len(lost):
+                stream = self._stream(Purpose.BANK_START, failed)
+                self.bank.write(lost, self._start(self.mcmc.bank_init, stream, lost))
 
     def state(self) -> dict[str, Tensor]:
         """Everything that continues a run, besides the potential's weights and `update`.
@@ -160,20 +210,27 @@ class Trainer:
         tensors |= {f"average.{i}": p for i, p in enumerate(self.average)}
         if self.bank is not None:
             tensors["bank"] = self.bank.states
+        if self.guard is not None:
+            tensors |= {f"guard.{k}": v for k, v in self.guard.state().items()}
         return tensors
 
     def load(self, tensors: dict[str, Tensor], update: int) -> None:
         """Continue after `update` with what `state` returned then (the weights are loaded by the caller)."""
-        prefix = "optimizer."
-        memory = {k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)}
-        self.optimizer.load(memory, update)
-        self.average = [tensors[f"average.{i}"].to(self.device).clone() for i in range(len(self.average))]
+        self._take(tensors, update)
         if self.bank is not None:
             self.bank.states = tensors["bank"].clone()
+        if self.guard is not None:
+            self.guard.load(_under("guard.", tensors), self.device)
         self.update = update
 
+    def _take(self, tensors: dict[str, Tensor], update: int) -> None:
+        self.optimizer.load(_under("optimizer.", tensors), update)
+        self.average = [tensors[f"average.{i}"].to(self.device).clone() for i in range(len(self.average))]
+
     def _stream(self, purpose: Purpose, update: int) -> Stream:
-        return Stream(self.settings.seed, purpose, update)
+        # After a failure with other numbers: it may have been the batch.
+        failures = self.guard.failures if self.guard else 0
+        return Stream(self.settings.seed, purpose, update + (failures << 40))
 
     def _positives(self, update: int) -> Tensor:
         n = self.settings.positives
@@ -225,6 +282,8 @@ class Trainer:
         negatives = path.state.x
         record = self._measure(update, positives, start, path)
         self._check(record)
+        if self.guard is not None:
+            self.guard.check(record, difference_known=False)
 
         self.optimizer.torch.zero_grad(set_to_none=True)
         energy = self.potential(torch.cat([positives, negatives]))
@@ -238,9 +297,11 @@ class Trainer:
             energy_samples=energy_samples.item(),
         )
         self._check(record)
+        if self.guard is not None:
+            self.guard.check(record, difference_known=True)
         self._check_gradient(update)
 
-        rate = self.optimizer.step(update)
+        rate = self.optimizer.step(update, self.guard.slowdown(update) if self.guard else 1.0)
         with torch.no_grad():
             decay = min(self.settings.ema, (1 + update) / (10 + update))
             for mean, p in zip(self.average, self.parameters, strict=False):
@@ -281,7 +342,7 @@ class Trainer:
     def _check(self, record: UpdateRecord) -> None:
         """The first guard: learning that has left the finite numbers ends here, with its state sound."""
         for name, value in record._asdict().items():
-            if not math.isfinite(value):
+            if isinstance(value, float) and not math.isfinite(value):
                 raise DivergedError(f"update {record.update} diverged: {name} is {value}", HINT)
         # A mean step as long as half the data's range in every pixel is an explosion, at any step size.
         limit = math.sqrt(math.prod(self.potential.shape))
@@ -292,3 +353,8 @@ class Trainer:
                 f"largest |pixel| {record.largest_pixel:.3g}",
                 HINT,
             )
+
+
+def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors whose names begin so, without it."""
+    return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}

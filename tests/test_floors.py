@@ -14,9 +14,9 @@ PACKAGE = ROOT / "ebmcli"
 
 FLOORS = {
     0: "device errors types",
-    1: "trainer diagnostics chains sampler potential networks optimizers philox",
-    2: "landscape evaluation longrun recipe checkpoint hub run learning sampling card bench data media models films "
-    "convert foreign shortrun pretrained",
+    1: "trainer diagnostics chains sampler potential networks optimizers guard philox",
+    2: "landscape evaluation longrun recipe checkpoint hub run learning diagnosis sweep preflight sampling card bench "
+    "data media models films convert foreign shortrun pretrained",
     3: "cli __main__",
 }
 FLOOR = {name: floor for floor, names in FLOORS.items() for name in names.split()}

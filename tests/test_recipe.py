@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import subprocess
 import sys
@@ -17,7 +18,7 @@ import ebmcli
 from ebmcli import recipe as recipes
 from ebmcli.cli.recipe import app
 from ebmcli.errors import EBMError, Exit, UsageError
-from ebmcli.recipe import Recipe
+from ebmcli.recipe import Recipe, cost
 
 ROOT = Path(ebmcli.__file__).resolve().parent.parent
 GOOD = """
@@ -90,6 +91,12 @@ def test_shipped_names() -> None:
         "celeba_shortrun",
         "celeba_shortrun_cpu",
         *(f"{d}_{r}{form}" for d in ("gmm", "rings") for r in regimes for form in ("", "_release")),
+        *(f"emoji_{r}{cpu}" for r in regimes for cpu in ("", "_cpu")),
+        *(f"{d}_{r}" for d in ("celeba32", "celeba") for r in regimes),
+        "cifar10_oscillation",
+        "mnist_convergent_vanilla",
+        "flowers_convergent_vanilla",
+        "gmm_convergent_noise",
     }
     assert expected <= set(SHIPPED)
 
@@ -465,10 +472,37 @@ def test_list_and_show() -> None:
     assert max(map(len, result.stdout.splitlines())) <= 80
     rows = json.loads(invoke("list", "--json").stdout)
     assert [row["name"] for row in rows] == SHIPPED
+    assert {row["model"] for row in rows if row["name"] == "mnist_shortrun_cpu"} == {"mnist-shortrun"}
+    starred = [line.split()[0] for line in result.stdout.splitlines()[1:] if " * " in line]
+    assert starred == [row["name"] for row in rows if row["model"]]
     assert invoke("show", "gmm-shortrun").stdout == recipes.read("gmm_shortrun")
     resolved = invoke("show", "gmm_shortrun", "--resolved").stdout
     assert recipes.loads(resolved) == recipes.load("gmm_shortrun")
     assert "updates = 7\n" in invoke("show", "gmm_shortrun", "--set", "train.updates=7").stdout
+
+
+def test_diff(tmp_path: Path) -> None:
+    lines = invoke("diff", "gmm_shortrun", "rings-shortrun").stdout.splitlines()
+    assert lines[0].split() == ["gmm_shortrun", "rings-shortrun"]
+    assert [line.split() for line in lines[1:]] == [
+        ["data.source", '"gmm"', '"rings"'],
+        ["mcmc.init_scale", "1.0", "2.0"],
+    ]
+    mine = tmp_path / "mine.toml"
+    mine.write_text(GOOD, encoding="utf-8")
+    assert invoke("diff", str(mine), str(mine)).stdout == "the settings are the same\n"
+    found = json.loads(invoke("diff", "mnist_convergent_cpu", "mnist_convergent", "--json").stdout)
+    assert found["optimizer.stages[0].name"] == ["sgd", None]
+    assert found["mcmc.steps"] == [60, 500]
+    assert not any(key.startswith(("provenance", "recipe.")) for key in found)
+
+
+def test_cost_is_an_estimate_of_what_was_measured() -> None:
+    """Within a factor of three of the times in the recipes' headers, on one core."""
+    for name, measured in (("digits_quickstart", 0.53 * 4000), ("mnist_convergent_cpu", 1.1 * 10_000)):
+        assert 1 / 3 < cost.seconds(recipes.load(name), cores=1) / measured < 3, name
+    assert cost.seconds(recipes.load("gmm_shortrun"), 2) == cost.seconds(recipes.load("gmm_shortrun"), 1) / 2
+    assert [cost.in_words(s) for s in (20, 3600, 7200, 4e5, math.nan)] == ["1 min", "60 min", "2 h", "5 days", "?"]
 
 
 def test_copy(tmp_path: Path) -> None:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from ebmcli import recipe as recipes
 from ebmcli.errors import EBMError, UsageError
+from ebmcli.recipe import cost
+from ebmcli.recipe.checks import shown
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None, help="List, show, copy and check recipes.")
 
@@ -24,18 +26,24 @@ Overrides = Annotated[
 
 @app.command("list")
 def list_recipes(as_json: Json = False) -> None:
-    """List the recipes that come with the package."""
-    rows = [_summary(recipes.load(name)) for name in recipes.names()]
+    """List the recipes that come with the package; the cost is an estimate for this machine's CPU.
+
+    A star: a model that comes with the package was learned with the recipe (--json has its name).
+    """
+    came = _bundled()
+    rows = [_summary(recipes.load(name)) | {"model": came.get(name)} for name in recipes.names()]
     if as_json:
         print(json.dumps(rows, indent=2, ensure_ascii=False))
         return
-    columns = ("name", "regime", "size", "steps", "updates", "source")
-    table = [[column.upper() for column in columns]]
-    table += [[str(row[column]).removesuffix("-code") for column in columns] for row in rows]  # 80 columns are full
+    columns = ("name", "regime", "data", "size", "cost")
+    table = [["NAME (* WITH A MODEL)", *(column.upper() for column in columns[1:])]]
+    for row in rows:
+        marked = f"{row['name']} *" if row["model"] else row["name"]
+        table.append([marked, row["regime"], row["data"].rpartition("/")[2], row["size"], row["cost"]])
     widths = [max(len(line[i]) for line in table) for i in range(len(columns))]
     for line in table:
         cells = [
-            cell.rjust(width) if column in ("steps", "updates") else cell.ljust(width)
+            cell.rjust(width) if column == "cost" else cell.ljust(width)
             for cell, width, column in zip(line, widths, columns, strict=True)
         ]
         print("  ".join(cells).rstrip())
@@ -101,13 +109,63 @@ def check(address: Address, overrides: Overrides = None, as_json: Json = False) 
         print(f"{recipe.recipe.name} is in order; settings {recipe.hash()}")
 
 
+@app.command("diff")
+def diff(
+    one: Annotated[str, typer.Argument(metavar="A", help="Name of a recipe, a path, or a run folder.")],
+    other: Annotated[str, typer.Argument(metavar="B", help="The other one.")],
+    as_json: Json = False,
+) -> None:
+    """Name the settings in which two recipes differ; of names, notes and provenance there is nothing to say."""
+    a, b = (_flat(recipes.load(address).resolved()) for address in (one, other))
+    changed = {key: (a.get(key), b.get(key)) for key in dict.fromkeys([*a, *b]) if a.get(key) != b.get(key)}
+    if as_json:
+        print(json.dumps({key: list(pair) for key, pair in changed.items()}, indent=2, ensure_ascii=False))
+        return
+    if not changed:
+        print("the settings are the same")
+        return
+    rows = [("", one, other)]
+    rows += [(key, *("-" if value is None else shown(value) for value in pair)) for key, pair in changed.items()]
+    widths = [max(len(row[i]) for row in rows) for i in range(3)]
+    for line in rows:
+        print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+
+
 @app.command("schema")
 def schema() -> None:
     """Print the JSON Schema of recipes: every key, its unit, its range."""
     print(json.dumps(recipes.Recipe.json_schema(), indent=2, ensure_ascii=False))
 
 
-def _summary(recipe: recipes.Recipe) -> dict[str, str | int]:
+def _flat(resolved: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Settings under dotted keys; what does not count for learning is left out."""
+    found: dict[str, Any] = {}
+    for key, value in resolved.items():
+        path = f"{prefix}{key}"
+        if path in ("provenance", "recipe.name", "recipe.notes", "recipe.source", "schema"):
+            continue
+        if isinstance(value, dict):
+            found |= _flat(value, f"{path}.")
+        elif key == "stages":
+            for i, stage in enumerate(value):
+                found |= _flat({k: v for k, v in stage.items() if v is not None}, f"{path}[{i}].")
+        else:
+            found[path] = value
+    return found
+
+
+def _bundled() -> dict[str, str]:
+    """Names of recipes, and of the model of the package that came from each."""
+    import tomllib
+
+    models = Path(__file__).resolve().parents[1] / "assets" / "models"
+    found = {}
+    for path in sorted(models.glob("*/recipe.toml")):
+        found[tomllib.loads(path.read_text(encoding="utf-8"))["recipe"]["name"]] = path.parent.name
+    return found
+
+
+def _summary(recipe: recipes.Recipe) -> dict[str, Any]:
     """What a list says of a recipe."""
     side = recipe.data.image_size
     points = side == 1
@@ -121,4 +179,5 @@ def _summary(recipe: recipes.Recipe) -> dict[str, str | int]:
         "width": recipe.potential.width,
         "steps": recipe.mcmc.steps,
         "updates": recipe.train.updates,
+        "cost": cost.in_words(cost.seconds(recipe)),
     }

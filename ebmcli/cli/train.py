@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from ebmcli.recipe import Recipe
     from ebmcli.run import Run
 
+LOOKED_AT = 1000
+"""Images by which the data's local sd is estimated."""
 TIMED_UPDATES = 20
 FEW = 4
 """Updates that are timed before a run with a chosen recipe."""
@@ -56,6 +58,9 @@ def train(
     device: options.Device = "auto",
     backend: options.Backend = "auto",
     threads: options.Threads = None,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Refuse settings that contradict what the paper found, instead of warning.")
+    ] = False,
     dry_run: options.DryRun = False,
     json: options.Json = False,
     quiet: options.Quiet = False,
@@ -96,6 +101,8 @@ def train(
 
     torch.set_num_threads(threads or torch.get_num_threads())
     learning = _prepare(settings, run, facts, output)
+    if run is None:
+        _preflight(learning, strict, output)
     if init_from is not None:
         facts["init_from"] = _begin_with(init_from, learning, output)
     if dry_run:
@@ -251,6 +258,30 @@ def _prepare(settings: Recipe, run: Run | None, facts: dict[str, Any], output: O
     return learning
 
 
+def _preflight(learning: Learning, strict: bool, output: Output) -> None:
+    """Say which settings contradict what the paper found.
+
+    Raises:
+        UsageError: there are some, and `strict`.
+    """
+    from ebmcli.data.stats import local_sd
+    from ebmcli.preflight import concerns
+
+    images = getattr(learning.data, "set", None)
+    sd = None
+    if images is not None and len(images) > 1 and learning.recipe.recipe.regime == "convergent":
+        sd = local_sd(images.images(slice(0, LOOKED_AT)))
+    found = concerns(learning.recipe, sd)
+    if found and strict:
+        raise UsageError(
+            f"{len(found)} settings contradict what the paper found",
+            "change them, or leave out --strict",
+            details=tuple(c.line() for c in found),
+        )
+    for concern in found:
+        output.warn(concern.line())
+
+
 def _begin_with(model: str, learning: Learning, output: Output) -> str:
     """Take the weights and the bank of `model` over; returns which it was, for the run's record."""
     from ebmcli import models
@@ -285,6 +316,8 @@ def _learn(learning: Learning, run: Run, output: Output) -> None:
             for event in learning.events():
                 r = event.record
                 bar.update(done=r.update, d=r.energy_difference, r=r.displacement)
+                if r.rolled_back:
+                    output.warn(f"{r.rolled_back}, at a lower rate for a while")
                 if event.picture is not None:
                     output.detail(f"update {r.update}: {event.picture}")
     except DivergedError as error:

@@ -11,6 +11,7 @@ from ebmcli.recipe.files import find, load, loads, names, path_of, read
 from ebmcli.recipe.sections import (
     About,
     DataSettings,
+    GuardSettings,
     LogSettings,
     LongrunSettings,
     McmcSettings,
@@ -25,6 +26,7 @@ from ebmcli.recipe.sections import (
 __all__ = [
     "About",
     "DataSettings",
+    "GuardSettings",
     "LogSettings",
     "LongrunSettings",
     "McmcSettings",

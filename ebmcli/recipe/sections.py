@@ -194,6 +194,29 @@ class OptimizerSettings(_Section):
         return tuple(Phase(**{key: phase[key] for key in Phase._fields}) for phase in checks.fill_stages(base, stages))
 
 
+class GuardSettings(_Section):
+    """What happens when learning is about to explode: it goes back to earlier weights and on at a lower rate."""
+
+    retries: int = Field(
+        default=5, ge=0, description="Failures after which learning ends; 0 ends it at the first value out of bounds."
+    )
+    every: int = Field(default=50, ge=1, description="Updates between two states to go back to; two are kept.")
+    factor: float = Field(
+        default=20.0,
+        gt=1,
+        description="r, |d| or the largest pixel at so many times its running average is an explosion, and r at so "
+        "many times what its path needs (R/L, and τ·ε·√D to balance the noise).",
+    )
+    slowdown: float = Field(
+        default=0.5, gt=0, le=1, description="Factor on the learning rate for each failure, while the cooldown lasts."
+    )
+    cooldown: int = Field(
+        default=200,
+        ge=0,
+        description="Updates with a lowered rate; ten times as many without a failure clear the count of failures.",
+    )
+
+
 class LongrunSettings(_Section):
     """Long chains (always with noise, τ = 1) of the model being learned: the test of convergent learning."""
 
@@ -232,6 +255,7 @@ class Recipe(_Section):
     mcmc: McmcSettings
     train: TrainSettings
     optimizer: OptimizerSettings
+    guard: GuardSettings = Field(default_factory=GuardSettings)
     longrun: LongrunSettings = Field(default_factory=LongrunSettings)
     log: LogSettings = Field(default_factory=LogSettings)
     provenance: dict[str, str] = Field(
