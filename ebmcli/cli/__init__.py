@@ -33,6 +33,7 @@ class Command(NamedTuple):
 COMMANDS: dict[str, Command] = {
     "train": Command("Learn an energy from images or 2-D points (Algorithm 1).", "ebmcli.cli.train:train"),
     "sample": Command("Draw samples from a learned energy by Langevin dynamics.", "ebmcli.cli.sample:sample"),
+    "map": Command("Map an energy: its basins and the hills between them (Fig. 9).", "ebmcli.cli.map:map_"),
     "inspect": Command("Say what a model, a run or a picture of ours is.", "ebmcli.cli.inspect:inspect"),
     "models": Command("List the models that come with the package.", "ebmcli.cli.models:models"),
     "export": Command("Write a model as a folder that stands alone.", "ebmcli.cli.export:export"),
