@@ -28,10 +28,10 @@ def between(
     from ebmcli.landscape.subject import picture
 
     target = _target(out, f"{label(subject.name)}-{one.stem}-{two.stem}.png", force)
-    ends = [picture(subject, path) for path in (one, two)]
+    first, second = picture(subject, one), picture(subject, two)
     temperature = settings.temperature or HEAT * subject.potential.temperature
     with _patience(output, "looking for a way"):
-        found = ways.between(subject.potential, *ends, settings, temperature)
+        found = ways.between(subject.potential, first, second, settings, temperature)
     rows, names = [found.path], ["lowest path"]
     for trip, name in ((found.there, "there"), (found.back, "back")):
         if trip is None:
@@ -102,7 +102,9 @@ def _target(out: Path | None, name: str, force: bool) -> Path:
 
     target = out or Path(name)
     if target.suffix.lower() != ".png":
-        raise UsageError(f"--out {target} does not end in .png", f"give a name such as {target.with_suffix('.png').name}")
+        raise UsageError(
+            f"--out {target} does not end in .png", f"give a name such as {target.with_suffix('.png').name}"
+        )
     for path in (target, target.with_name(f"{target.stem}-energy.png")):
         if path.exists() and not force:
             try:

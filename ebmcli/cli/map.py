@@ -267,7 +267,7 @@ def _watch(records: Any, output: Output) -> Landscape:
                 more = {"basins": progress.basins} if progress.basins else {}
                 bar.update(done=progress.done, **more, **({"jobs": progress.jobs} if progress.jobs else {}))
                 if progress.result is not None:
-                    return progress.result  # type: ignore[no-any-return]
+                    return progress.result
                 progress = next(records)
 
 

@@ -65,9 +65,7 @@ class Search:
         both: whether attempts are made in both directions; else from the first of a pair to its second only.
     """
 
-    def __init__(
-        self, pairs: list[tuple[int, int]], strength: float, trials: int = TRIALS, both: bool = True
-    ) -> None:
+    def __init__(self, pairs: list[tuple[int, int]], strength: float, trials: int = TRIALS, both: bool = True) -> None:
         self.pairs = pairs
         self.both = both
         self.first = STRONGEST * strength

@@ -119,7 +119,8 @@ def relax(
         (heated, step_size * (temperature / potential.temperature) ** 0.5, 1.0, temperature),
         (cooled, step_size, 0.0, 1.0),
     ]
-    frames, steps, energies = [x], [0], []
+    frames, steps = [x], [0]
+    energies: list[Tensor] = []
     for count, eps, noise, heat in stages:
         kernel = Langevin(potential, eps, noise, heat)
         state = kernel.init(frames[-1][None], Stream(seed, Purpose.METASTABLE))

@@ -90,7 +90,7 @@ def choose(cells: Sequence[Cell]) -> Cell:
     for temperature in {cell.temperature for cell in cells}:
         side = sorted((c for c in cells if c.temperature == temperature), key=lambda c: c.strength)
         for first in range(len(side)):
-            run = []
+            run: list[Cell] = []
             for cell in side[first:]:
                 numbers = [c.basins for c in [*run, cell]]
                 if not 2 <= cell.basins <= cell.states / 2 or max(numbers) > ALIKE * min(numbers):

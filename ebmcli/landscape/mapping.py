@@ -11,7 +11,7 @@ the batch size, nor on whether it was made in one go. The paper gives no values 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -199,7 +199,7 @@ class _Chart:
         )  # fmt: skip
         yield Progress("paths", s.string_steps, s.string_steps, len(found.members), self.jobs, result)
 
-    def _settle(self) -> Iterator[Progress]:
+    def _settle(self) -> Generator[Progress, None, Settling]:
         s, device = self.settings, self.starts.device
         kept = self.store.read("chains")
         now = Settling(self.starts, 0, torch.full((len(self.starts),), torch.nan, device=device), False)
@@ -215,7 +215,7 @@ class _Chart:
             yield Progress("chains", now.step, s.chain_steps)
         return now
 
-    def _quench(self, x: Tensor) -> Iterator[Progress]:
+    def _quench(self, x: Tensor) -> Generator[Progress, None, tuple[Tensor, Tensor, list[int]]]:
         s = self.settings
         kept = self.store.read("states")
         if kept is None:
@@ -230,7 +230,7 @@ class _Chart:
         tensors, _ = kept
         return tensors["x"].to(x.device), tensors["energy"].to(x.device), tensors["order"].tolist()
 
-    def _grid(self, states: Tensor, energies: Tensor) -> Iterator[Progress]:
+    def _grid(self, states: Tensor, energies: Tensor) -> Generator[Progress, None, list[grid.Cell]]:
         s = self.settings
         index = torch.linspace(0, len(states) - 1, min(s.pilot, len(states))).round().long().to(states.device)
         few = states[index]
@@ -240,9 +240,7 @@ class _Chart:
         for number, temperature in enumerate(temperatures):
             conditions = conditions_of(self.potential, states, s, temperature)
             alphas = [s.strength] if s.strength else grid.strengths(pull, temperature)
-            side = grid.Side(
-                [basins.Grouping(self.potential, few, a, conditions.radius, rounds=1) for a in alphas]
-            )
+            side = grid.Side([basins.Grouping(self.potential, few, a, conditions.radius, rounds=1) for a in alphas])
             travel = Travel(self.potential, few, conditions, s.seed, self.batch_size)
             total = len(few) * len(alphas) * len(temperatures)
             for _ in self._work(f"grid-{number}", travel, side):
@@ -251,7 +249,7 @@ class _Chart:
             cells += [grid.Cell(temperature, g.strength, len(few), len(g.members)) for g in side.groupings]
         return cells
 
-    def _routes(self, travel: Travel, found: basins.Basins, strength: float) -> Iterator[Progress]:
+    def _routes(self, travel: Travel, found: basins.Basins, strength: float) -> Generator[Progress, None, list[Route]]:
         s, states = self.settings, travel.states
         number = {state: basin for basin, state in enumerate(found.representatives)}
         pairs = barriers.neighbours(self.potential, states, found.representatives, s.neighbours)
@@ -268,7 +266,7 @@ class _Chart:
             routes.append(Route(pair, float(energy.max()), one.job.strength, one.top, path.cpu(), energy.cpu()))
         return routes
 
-    def _paths(self, travel: Travel, passes: list[barriers.Pass]) -> Iterator[Progress]:
+    def _paths(self, travel: Travel, passes: list[barriers.Pass]) -> Generator[Progress, None, Tensor]:
         """Each pass's travel, let down by the string method: [p nodes c h w]."""
         s, device = self.settings, travel.states.device
         if not passes:

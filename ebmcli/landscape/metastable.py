@@ -1,4 +1,4 @@
-"""Metastable states: long chains at rest, cooled to the bottom of their basins, and how far heat moves them (floor 2)."""
+"""Metastable states: long chains at rest, cooled to their minima, and how far heat moves them from there (floor 2)."""
 
 from __future__ import annotations
 

@@ -81,9 +81,9 @@ def first_states(subject: Subject, origin: str, count: int, seed: int, files: st
         toy = data.load_toy(subject.name)
         return toy.sample(count, torch.Generator().manual_seed(seed)).to(subject.device)
     names = origin.split("+")
-    parts = []
+    parts: list[Tensor] = []
     for number, name in enumerate(names):
-        share = (count - sum(map(len, parts))) // (len(names) - number)
+        share = (count - sum(len(part) for part in parts)) // (len(names) - number)
         if share:
             chosen = SampleSettings.of(subject.model, start=name, count=share, seed=seed, steps=0, data=files)
             parts.append(starts(subject.model, chosen))

@@ -7,8 +7,8 @@ filled anew as they fall free, and what a job comes to depends on its own number
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import NamedTuple, Protocol
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -108,7 +108,8 @@ class Travel:
     def __init__(
         self, potential: Target, states: Tensor, conditions: Conditions, seed: int = 0, batch_size: int = 64
     ) -> None:
-        assert len(states) <= STATES and conditions.limit < STEPS
+        assert len(states) <= STATES
+        assert conditions.limit < STEPS
         self.potential = potential
         self.states = states
         self.conditions = conditions
@@ -224,17 +225,8 @@ class Travel:
         keep = (~batch.ended).nonzero()[:, 0]
         if not len(keep):
             return results, None
-        state = batch.state
-        state = state._replace(
-            x=state.x[keep], energy=state.energy[keep], grad=state.grad[keep], chains=state.chains[keep]
-        )
-        rest = _Batch(
-            [job for job, end in zip(batch.jobs, ended, strict=True) if not end],
-            *(t[keep] for t in batch[1:3]),
-            state,
-            *(t[keep] for t in batch[4:]),
-        )
-        return results, rest
+        jobs = [job for job, end in zip(batch.jobs, ended, strict=True) if not end]
+        return results, _rebuilt(jobs, batch, lambda name, owner: getattr(owner, name)[keep])
 
 
 class _Way:
@@ -255,16 +247,15 @@ class _Way:
 
 
 def _join(one: _Batch, two: _Batch) -> _Batch:
-    a, b = one.state, two.state
-    state = a._replace(
-        x=torch.cat([a.x, b.x]),
-        energy=torch.cat([a.energy, b.energy]),
-        grad=torch.cat([a.grad, b.grad]),
-        chains=torch.cat([a.chains, b.chains]),
-    )
-    return _Batch(
-        one.jobs + two.jobs,
-        *(torch.cat(pair) for pair in zip(one[1:3], two[1:3], strict=True)),
-        state,
-        *(torch.cat(pair) for pair in zip(one[4:], two[4:], strict=True)),
-    )
+    def both(name: str, owner: Any) -> Tensor:
+        return torch.cat([getattr(owner, name), getattr(two if owner is one else two.state, name)])
+
+    return _rebuilt(one.jobs + two.jobs, one, both)
+
+
+def _rebuilt(jobs: list[Job], batch: _Batch, make: Callable[[str, Any], Tensor]) -> _Batch:
+    """A batch of `jobs` with every tensor made anew, out of its name and the batch or state that has it."""
+    state: dict[str, Any] = {name: make(name, batch.state) for name in ("x", "energy", "grad", "chains")}
+    names = ("target", "strength", "taken", "nearest", "stalled", "top", "arrived", "ended")
+    own: dict[str, Any] = {name: make(name, batch) for name in names}
+    return batch._replace(jobs=jobs, state=batch.state._replace(**state), **own)
