@@ -17,12 +17,14 @@ from ebmcli.landscape.basins import Grouping, line_tops
 from ebmcli.landscape.travel import Arrival, Job
 from ebmcli.sampler import Target
 
-STRENGTHS = 8
+STRENGTHS = 6
 """Strengths on a grid, each half the one before."""
 TEMPERATURES = (0.2, 0.05)
 """Times the model's temperature: low enough that hills of a few T are not crossed by chance."""
-PILOT = 32
+PILOT = 24
 """States that the grid is tried on."""
+NEAREST = 4
+"""Basins that each of them is tried against, once."""
 ALIKE = 1.15
 """Numbers of basins that differ by less than this factor count as equal."""
 
@@ -75,8 +77,8 @@ def force(potential: Target, states: Tensor, energies: Tensor) -> float:
 
 
 def strengths(force: float, temperature: float, count: int = STRENGTHS) -> list[float]:
-    """α of a grid, weakest first: up to what takes most states over their hills."""
-    return [force / temperature * 2.0**-k for k in reversed(range(count))]
+    """α of a grid, weakest first: up to twice what takes a typical state over its hill."""
+    return [2 * force / temperature * 2.0**-k for k in reversed(range(count))]
 
 
 def choose(cells: Sequence[Cell]) -> Cell:

@@ -240,7 +240,12 @@ class _Chart:
         for number, temperature in enumerate(temperatures):
             conditions = conditions_of(self.potential, states, s, temperature)
             alphas = [s.strength] if s.strength else grid.strengths(pull, temperature)
-            side = grid.Side([basins.Grouping(self.potential, few, a, conditions.radius, rounds=1) for a in alphas])
+            side = grid.Side(
+                [
+                    basins.Grouping(self.potential, few, a, conditions.radius, rounds=1, nearest=grid.NEAREST)
+                    for a in alphas
+                ]
+            )
             travel = Travel(self.potential, few, conditions, s.seed, self.batch_size)
             total = len(few) * len(alphas) * len(temperatures)
             for _ in self._work(f"grid-{number}", travel, side):
