@@ -109,18 +109,18 @@ def save_tree(landscape: Landscape, paths: list[Path], title: str, metadata: Map
 
     places = layout(landscape.tree)
     n = len(places.leaves)
-    cell = 0.62 if n <= 24 else 0.42
+    span = max(n, 5) + 0.25
+    cell = 0.8 if n <= 10 else 0.62 if n <= 24 else 0.42
     rows = min(ROWS, max(map(len, landscape.basins.members)))
-    width = max(5.0, 1.0 + cell * (n + 0.5))
     pictures = portraits(landscape.states, landscape.states)
     h, w = pictures.shape[2:]
-    column = rows * cell * h / w
-    with plots.figure(
-        width, 3.6 + column, 2, 1, sharex=True, gridspec_kw={"height_ratios": [3.2, max(column, 0.1)], "hspace": 0.0}
-    ) as (fig, (top, bottom)):
+    column, tree = rows * cell * h / w, 3.2 if n <= 24 else 4.2
+    ratios = {"height_ratios": [tree, column], "hspace": 0.0}
+    with plots.figure(0.85 + cell * span, tree + column + 0.3, 2, 1, sharex=True, gridspec_kw=ratios) as (fig, axes):
+        top, bottom = axes
         _draw_tree(top, landscape, places)
         _draw_members(bottom, landscape, places, pictures, rows)
-        top.set_xlim(-0.75, max(n - 0.25, 3.0))
+        top.set_xlim(-0.7, span - 0.7)
         top.set_title(title, fontsize=9, color="#333333")
         for path in paths:
             plots.save(fig, path, metadata)
@@ -128,8 +128,8 @@ def save_tree(landscape: Landscape, paths: list[Path], title: str, metadata: Map
 
 def ceiling(landscape: Landscape) -> float:
     """Where the bar of trees that never meet is drawn: above everything else."""
-    heights = [*landscape.energies.tolist(), *(b.height for b in layout(landscape.tree).bars)]
-    finite = [v for v in heights if math.isfinite(v)]
+    lowest = [float(landscape.energies[i]) for i in landscape.basins.representatives]
+    finite = [v for v in (*lowest, *(bar.height for bar in layout(landscape.tree).bars)) if math.isfinite(v)]
     return max(finite) + 0.12 * max(max(finite) - min(finite), 1e-6)
 
 
