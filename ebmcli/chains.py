@@ -31,6 +31,9 @@ class Purpose(IntEnum):
     BANK = 5
     BANK_START = 6
     METROPOLIS = 7
+    METASTABLE = 8
+    TRAVEL = 9
+    SPREAD = 10
 
 
 class Stream(NamedTuple):

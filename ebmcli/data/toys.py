@@ -43,6 +43,10 @@ class Toy(ABC):
             EBMError: `x` has another shape.
         """
 
+    @abstractmethod
+    def score(self, x: Tensor) -> Tensor:
+        """Gradient of the log density `[n 2]`, arguments as `log_density`."""
+
     def energy(self, x: Tensor) -> Tensor:
         """The true energy `[n]`: minus the log density, so that exp(-energy) integrates to 1."""
         return -self.log_density(x)
@@ -80,6 +84,16 @@ class GaussianMixture(Toy):
         distance2 = (x[:, None] - self.centres().to(x)).square().sum(dim=2)
         norm = math.log(self.modes * 2 * math.pi * self.sd**2)
         return torch.logsumexp(-distance2 / (2 * self.sd**2), dim=1) - norm
+
+    def score(self, x: Tensor) -> Tensor:
+        """Towards the mean of the centres, each weighted by how likely the point is its own, `[n 2]`."""
+        import torch
+
+        x = _as_points(x)
+        centres = self.centres().to(x)
+        offset = centres - x[:, None]
+        own = torch.softmax(-offset.square().sum(dim=2) / (2 * self.sd**2), dim=1)
+        return (own[:, :, None] * offset).sum(dim=1) / self.sd**2
 
 
 @dataclass(frozen=True)
@@ -121,6 +135,18 @@ class Rings(Toy):
         signed = torch.cat([r - radii, r + radii], dim=1)  # N(-r; R, sd) = N(r; -R, sd)
         norm = math.log(len(self.radii) * math.sqrt(2 * math.pi) * self.sd * 2 * math.pi)
         return torch.logsumexp(-signed.square() / (2 * self.sd**2), dim=1) - r[:, 0].log() - norm
+
+    def score(self, x: Tensor) -> Tensor:
+        """Along the radius, `[n 2]`; 0 below r = 1e-12."""
+        import torch
+
+        x = _as_points(x)
+        r = x.square().sum(dim=1, keepdim=True).clamp_min(1e-24).sqrt()
+        radii = torch.tensor(self.radii, dtype=x.dtype, device=x.device)
+        signed = torch.cat([r - radii, r + radii], dim=1)
+        own = torch.softmax(-signed.square() / (2 * self.sd**2), dim=1)
+        slope = -(own * signed).sum(dim=1, keepdim=True) / self.sd**2 - 1 / r
+        return (slope / r).where(r > 1e-12, 0.0) * x
 
 
 TOYS: dict[str, Toy] = {

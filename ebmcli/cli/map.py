@@ -1,0 +1,317 @@
+"""`ebm map`: the basins of an energy and the hills between them, paths between two pictures, and recall."""
+
+from __future__ import annotations
+
+import json as jsonlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ebmcli.cli import options
+from ebmcli.cli.output import Output
+from ebmcli.errors import EBMError, Exit, UsageError
+
+if TYPE_CHECKING:
+    from ebmcli.landscape.mapping import Landscape, MapSettings
+    from ebmcli.landscape.store import Folder
+    from ebmcli.landscape.subject import Subject
+
+UNFINISHED = "unfinished"
+"""Folder, in that of a map, of what a map under way goes on from."""
+STAGES = {
+    "chains": ("long chains", "steps"),
+    "descent": ("descent", "states"),
+    "grid": ("grid of α and T", "states"),
+    "basins": ("grouping", "states"),
+    "barriers": ("barriers", "pairs"),
+    "paths": ("paths", "iterations"),
+}
+HEAT = 0.05
+"""T of --from and --recall, times the model's."""
+
+
+def map_(
+    model: options.Model = None,
+    samples: Annotated[int, typer.Option("--samples", "-n", metavar="N", min=2, max=20000, help="States.")] = 200,
+    start: Annotated[
+        str | None,
+        typer.Option(
+            "--start",
+            metavar="WHERE",
+            help="Where long chains start: bank, data, noise, or bank+data.",
+            show_default="what is at hand",
+        ),
+    ] = None,
+    steps: Annotated[
+        int, typer.Option("--steps", metavar="N", min=0, help="Most steps of a long chain; it ends when at rest.")
+    ] = 2000,
+    quench: Annotated[int, typer.Option("--quench", metavar="N", min=0, help="Steps of descent after that.")] = 600,
+    alpha: Annotated[
+        float | None,
+        typer.Option(
+            "--alpha", metavar="A", min=1e-9, help="Strength of the pull, 1/pixel.", show_default="from a grid"
+        ),
+    ] = None,
+    temperature: Annotated[
+        float | None,
+        typer.Option("--temperature", metavar="T", min=1e-9, help="Of travel.", show_default="from a grid"),
+    ] = None,
+    step_size: Annotated[
+        float | None,
+        typer.Option("--step-size", metavar="E", min=1e-9, help="ε of travel, pixel units.", show_default="by T"),
+    ] = None,
+    adjust: Annotated[bool, typer.Option("--adjust", help="Metropolis–Hastings adjust the travel.")] = False,
+    trials: Annotated[int, typer.Option("--trials", metavar="N", min=1, max=60, help="Each way, for a barrier.")] = 4,
+    neighbours: Annotated[
+        int, typer.Option("--neighbours", metavar="N", min=1, help="Basins that each is connected with.")
+    ] = 15,
+    from_: Annotated[
+        Path | None, typer.Option("--from", metavar="A.png", help="Instead of a map: the way from this picture …")
+    ] = None,
+    to: Annotated[Path | None, typer.Option("--to", metavar="B.png", help="… to this one, both ways.")] = None,
+    recall: Annotated[
+        Path | None,
+        typer.Option("--recall", metavar="PICTURE", help="Instead of a map: let a damaged picture relax."),
+    ] = None,
+    resume: Annotated[
+        Path | None, typer.Option("--resume", metavar="FOLDER", help="Go on with a map that was interrupted.")
+    ] = None,
+    data: options.Data = None,
+    seed: options.Seed = 0,
+    out: options.Out = None,
+    energy_scale: Annotated[
+        float | None,
+        typer.Option("--energy-scale", metavar="S", help="For a file that does not say it.", show_default=False),
+    ] = None,
+    trust_code: options.TrustCode = False,
+    batch_size: options.BatchSize = None,
+    device: options.Device = "auto",
+    backend: options.Backend = "auto",
+    threads: options.Threads = None,
+    force: options.Force = False,
+    json: options.Json = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Map an energy: its basins, who is in them, and the lowest hills between them (Fig. 9).
+
+    MODEL may also be gmm or rings, the true densities of the toys. A map is a folder: tree.png, tree.svg, map.json,
+    states.safetensors, and map.html, a page to touch. The same seed gives the same map for any batch size.
+    """
+    output = Output(json=json, quiet=quiet)
+    _check(from_, to, recall, resume, model)
+
+    import torch
+
+    from ebmcli import device as devices
+    from ebmcli.landscape.mapping import MapSettings
+    from ebmcli.landscape.subject import open_subject, origin
+
+    torch.set_num_threads(threads or torch.get_num_threads())
+    place = devices.pick(device)
+    if resume is not None:
+        _resume(resume, place, backend, batch_size, output)
+        return
+    how = {"backend": backend, "energy_scale": energy_scale, "trusted": trust_code}
+    subject = open_subject(model, place, **how)
+    settings = MapSettings(
+        step_size=subject.step_size,
+        chain_steps=steps,
+        quench_steps=quench,
+        seed=seed,
+        strength=alpha,
+        temperature=temperature,
+        travel_step=step_size,
+        adjust=adjust,
+        trials=trials,
+        neighbours=neighbours,
+    )
+    if recall is not None:
+        from ebmcli.cli.between import recall as recall_picture
+
+        recall_picture(subject, recall, settings, out, force, output)
+    elif from_ is not None and to is not None:
+        from ebmcli.cli.between import between
+
+        between(subject, from_, to, settings, out, force, output)
+    else:
+        where = origin(subject, start, data)
+        _begin(subject, settings, samples, where, data, how, out, force, batch_size, output)
+
+
+def _check(from_: Path | None, to: Path | None, recall: Path | None, resume: Path | None, model: str | None) -> None:
+    if (from_ is None) != (to is None):
+        raise UsageError("a way has two ends", "give both --from and --to")
+    if sum(x is not None for x in (from_, recall, resume)) > 1:
+        raise UsageError("--from, --recall and --resume exclude each other", "give one of them")
+    if resume is not None and model is not None:
+        raise UsageError("--resume knows its model", "leave out MODEL")
+
+
+def _begin(
+    subject: Subject,
+    settings: MapSettings,
+    samples: int,
+    where: str,
+    data: str | None,
+    how: dict[str, Any],
+    out: Path | None,
+    force: bool,
+    batch_size: int | None,
+    output: Output,
+) -> None:
+    from dataclasses import asdict
+
+    from ebmcli.checkpoint import write_atomic
+    from ebmcli.landscape.store import Folder
+    from ebmcli.landscape.subject import first_states
+
+    folder = out or Path(f"{label(subject.name)}-map")
+    _check_new(folder, force)
+    first = first_states(subject, where, samples, settings.seed, data)
+    facts = {
+        "model": _absolute(subject.name),
+        "digest": None if subject.model is None else subject.model.digest,
+        "how": {k: v for k, v in how.items() if k != "backend"},
+        "start": where,
+        "samples": samples,
+        "data": _absolute(data),
+        "settings": asdict(settings),
+    }
+    work = folder / UNFINISHED
+    try:
+        work.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise EBMError(f"cannot make the folder {folder}: {error.strerror}", "choose another --out") from error
+    for left in work.iterdir():
+        left.unlink()
+    write_atomic(work / "settings.json", jsonlib.dumps(facts, indent=1) + "\n")
+    _make(subject, first, settings, where, folder, Folder(work), batch_size, output)
+
+
+def _check_new(folder: Path, force: bool) -> None:
+    """A map gets a folder of its own; with --force it replaces the map that is there, and nothing else."""
+    from ebmcli.landscape.report import FILES
+
+    if folder.exists() and not folder.is_dir():
+        raise EBMError(f"{folder} is a file: a map gets a folder of its own", "choose another --out")
+    there = {path.name for path in folder.iterdir()} if folder.exists() else set()
+    if (folder / UNFINISHED / "settings.json").exists() and not force:
+        raise EBMError(f"{folder} holds a map under way", f"go on with it: ebm map --resume {folder}; or --force")
+    if there and not (force and there <= {*FILES, UNFINISHED}):
+        what = "a map already" if "map.json" in there else "something already"
+        raise EBMError(f"{folder} holds {what}", "choose another --out" + (", or --force" if not force else ""))
+
+
+def _resume(folder: Path, place: Any, backend: str, batch_size: int | None, output: Output) -> None:
+    from ebmcli.landscape.mapping import MapSettings
+    from ebmcli.landscape.store import Folder
+    from ebmcli.landscape.subject import first_states, open_subject
+
+    work = folder / UNFINISHED
+    if not (work / "settings.json").exists():
+        if (folder / "map.json").exists():
+            raise EBMError(f"the map in {folder} is finished", "there is nothing to go on with")
+        raise EBMError(f"no map was begun in {folder}", f"start one: ebm map MODEL --out {folder}")
+    try:
+        facts = jsonlib.loads((work / "settings.json").read_text())
+        settings = MapSettings(**facts["settings"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise EBMError(f"{work / 'settings.json'} cannot be read", "was it changed by hand?") from error
+    subject = open_subject(facts["model"], place, backend=backend, **facts["how"])
+    if subject.model is not None and subject.model.digest != facts["digest"]:
+        raise EBMError(
+            f"{facts['model']} is not the model that {folder} was begun with", "has it learned on since? begin anew"
+        )
+    first = first_states(subject, facts["start"], facts["samples"], settings.seed, facts["data"])
+    _make(subject, first, settings, facts["start"], folder, Folder(work), batch_size, output)
+
+
+def _make(
+    subject: Subject,
+    first: Any,
+    settings: MapSettings,
+    where: str,
+    folder: Path,
+    store: Folder,
+    batch_size: int | None,
+    output: Output,
+) -> None:
+    from dataclasses import asdict
+
+    from ebmcli import __version__
+    from ebmcli.landscape.mapping import chart
+    from ebmcli.landscape.report import save
+
+    output.say(f"{subject.name}: {len(first)} states from {where}, seed {settings.seed}: {folder}")
+    try:
+        landscape = _watch(chart(subject.potential, first, settings, batch_size=batch_size, store=store), output)
+    except KeyboardInterrupt:
+        raise EBMError(
+            "interrupted: what is done is kept", f"go on with ebm map --resume {folder}", code=Exit.INTERRUPTED
+        ) from None
+    made = {"made_by": f"ebm {__version__}", **subject.facts, "start": where, "settings": asdict(settings)}
+    save(landscape, folder, f"{label(subject.name)}: {len(first)} metastable states from {where}", made)
+    store.clear()
+    _tell(landscape, folder, output)
+
+
+def _watch(records: Any, output: Output) -> Landscape:
+    """A bar for each stage."""
+    progress = next(records)
+    while True:
+        stage = progress.stage
+        words, unit = STAGES[stage]
+        with output.progress(words, progress.total, unit=unit, start=progress.done, every=30.0) as bar:
+            while progress.stage == stage:
+                more = {"basins": progress.basins} if progress.basins else {}
+                bar.update(done=progress.done, **more, **({"jobs": progress.jobs} if progress.jobs else {}))
+                if progress.result is not None:
+                    return progress.result
+                progress = next(records)
+
+
+def _tell(landscape: Landscape, folder: Path, output: Output) -> None:
+    sizes = sorted(map(len, landscape.basins.members), reverse=True)
+    known = len(landscape.routes)
+    for cell in landscape.cells:
+        output.say(f"  T {cell.temperature:g}, α {cell.strength:.3g}: {cell.basins} basins of {cell.states} states")
+    if not landscape.at_rest:
+        output.warn(f"the long chains' energy was still moving after {landscape.chain_steps} steps; raise --steps")
+    output.say(
+        f"{folder}: {len(sizes)} basins at α {landscape.strength:.3g}, T {landscape.conditions.temperature:g}; "
+        f"largest {', '.join(map(str, sizes[:5]))}; {known} barriers"
+    )
+    output.say(f"look at {folder / 'tree.png'}, touch {folder / 'map.html'}")
+    output.result(
+        {
+            "out": folder,
+            "basins": len(sizes),
+            "members": [len(m) for m in landscape.basins.members],
+            "energies": [float(landscape.energies[m[0]]) for m in landscape.basins.members],
+            "barriers": [{"basins": route.pair, "barrier": route.barrier} for route in landscape.routes],
+            "alpha": landscape.strength,
+            "temperature": landscape.conditions.temperature,
+            "grid": [cell._asdict() for cell in landscape.cells],
+            "at_rest": landscape.at_rest,
+        }
+    )
+
+
+def label(name: str) -> str:
+    """What files made from a model are called, where the user does not say."""
+    path = Path(name)
+    if not path.exists():
+        return path.name
+    path = path.resolve()
+    return path.name if path.is_dir() else path.parent.name if path.name == "model.safetensors" else path.stem
+
+
+def _absolute(name: str | None) -> str | None:
+    """A path that holds in another folder too; names of bundled things stay."""
+    from ebmcli.data.bundled import bundled
+    from ebmcli.models import bundled as bundled_models
+
+    if name is None or name in bundled() or name in bundled_models() or not Path(name).expanduser().exists():
+        return name
+    return str(Path(name).expanduser().resolve())

@@ -1,0 +1,104 @@
+"""What is mapped: a model, or the true density of a toy, and where its long chains start (floor 2)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ebmcli import data, models
+from ebmcli.checkpoint import Checkpoint
+from ebmcli.data.bundled import bundled
+from ebmcli.errors import UsageError
+from ebmcli.landscape.truth import ToyEnergy
+from ebmcli.sampler import Target
+from ebmcli.sampling import SampleSettings, starts
+
+TOY_STEP = 0.12
+"""ε of a toy's true density, pixel units: that of its recipes' convergent learning is 0.125."""
+ORIGINS = ("bank", "data", "noise")
+
+
+class Subject(NamedTuple):
+    """An energy with what a map needs to know of it."""
+
+    name: str
+    potential: Target
+    model: Checkpoint | None
+    """None: a toy's true density"""
+    step_size: float
+    device: torch.device
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What was mapped, for files made from it."""
+        if self.model is None:
+            return {"model": f"{self.name}: true density"}
+        config = self.model.config
+        return {
+            "model": config.name,
+            "model_sha256": self.model.digest,
+            "updates": config.updates,
+            "weights": config.weights,
+            "energy_scale": config.energy_scale,
+        }
+
+
+def open_subject(name: str | None, device: torch.device, **options: Any) -> Subject:
+    """The model that `name` means, else the toy of that name.
+
+    Args:
+        options: as `ebmcli.models.load`.
+    """
+    if name in data.TOYS and not models.is_model(str(name)):
+        return Subject(str(name), ToyEnergy(data.load_toy(str(name))), None, TOY_STEP, device)
+    model = models.load(name, device=device, **options)
+    return Subject(str(name or models.default()), model.potential, model, model.config.step_size, device)
+
+
+def origin(subject: Subject, chosen: str | None, files: str | None = None) -> str:
+    """Where chains start: `chosen`, else the bank and the data as far as they are at hand, else noise.
+
+    Raises:
+        UsageError: it is no combination of bank, data and noise.
+    """
+    if chosen is not None:
+        if not set(chosen.split("+")) <= set(ORIGINS):
+            raise UsageError(f"--start {chosen!r} is not known", "use bank, data, noise, or several: bank+data")
+        return chosen
+    if subject.model is None:
+        return "data"
+    at_hand = files is not None or subject.model.config.data in {*bundled(), *data.TOYS}
+    found = ["bank"] * (subject.model.bank is not None) + ["data"] * at_hand
+    return "+".join(found) or "noise"
+
+
+def first_states(subject: Subject, origin: str, count: int, seed: int, files: str | None = None) -> Tensor:
+    """`count` first states [count c h w], in equal parts of all that `origin` names."""
+    if subject.model is None:
+        toy = data.load_toy(subject.name)
+        return toy.sample(count, torch.Generator().manual_seed(seed)).to(subject.device)
+    names = origin.split("+")
+    parts: list[Tensor] = []
+    for number, name in enumerate(names):
+        share = (count - sum(len(part) for part in parts)) // (len(names) - number)
+        if share:
+            chosen = SampleSettings.of(subject.model, start=name, count=share, seed=seed, steps=0, data=files)
+            parts.append(starts(subject.model, chosen))
+    return torch.cat(parts).to(subject.device)
+
+
+def picture(subject: Subject, path: Path) -> Tensor:
+    """One image as the model takes it [c h w].
+
+    Raises:
+        UsageError: the model is of 2-D points.
+        EBMError: it cannot be read.
+    """
+    if subject.model is None or subject.model.config.image_size == 1:
+        raise UsageError(f"{subject.name} is of points, not of pictures", "leave out --from, --to and --recall")
+    config = subject.model.config
+    images = data.load(str(path), image_size=config.image_size, channels=config.channels)
+    return images.images(slice(0, 1))[0].to(subject.device)
