@@ -334,9 +334,12 @@ def test_ctrl_c_leaves_nothing(tmp_path: Path, tmp_path_factory: pytest.TempPath
     shutil.copytree(trained(tmp_path_factory, "tiny_noise"), tmp_path / "tiny")
     words = ("chain-video", "tiny", "--steps", 10**5, "--seconds", 100, "--pace", "linear", "--out", "f.gif")
     running = Running(words, tmp_path, {})
-    running.until(lambda: any(p.name.startswith(".f.gif") for p in tmp_path.iterdir()))
-    running.signal(2)
-    assert running.end().code == 130
+    try:
+        running.until(lambda: any(p.name.startswith(".f.gif") for p in tmp_path.iterdir()))
+        running.signal(2)
+        assert running.end().code == 130
+    finally:
+        running.signal(9)
     assert [p.name for p in tmp_path.iterdir() if p.name != ".streams"] == ["tiny"]
 
 
