@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import os
 import re
+import sys
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -102,7 +104,9 @@ def load(name: str, settings: Foreign, *, device: torch.device | str = "cpu", ba
 
 def _made(name: str, shape: Shape) -> nn.Module:
     module, _, attribute = name.partition(":")
-    hint = "is the package on PYTHONPATH?"
+    hint = "is it in this folder, installed, or on PYTHONPATH?"
+    if os.getcwd() not in sys.path:  # the user named the code, so that which lies here is meant too
+        sys.path.insert(0, os.getcwd())
     try:
         found: Any = importlib.import_module(module)
         for part in attribute.split("."):

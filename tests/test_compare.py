@@ -155,9 +155,11 @@ def test_compare(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> No
         shutil.copytree(trained(tmp_path_factory, name), tmp_path / name)
     (tmp_path / "their_code.py").write_text(THEIRS)
     words = ("compare", "tiny", "tiny_noise", "their_code:make", "--sign", "logp", "--steps", 20, "--count", 9)
-    more = ("--html", "r.html", "--png", "r.png", "--step-size", 0.01, "--short", 5)
-    env = {"PYTHONPATH": str(tmp_path)}
-    ran = ebm(*words, *more, "--json", cwd=tmp_path, check=0, **env)
+    digits = data.load("mnist-10k", image_size=16, channels=1).pixels[:120]
+    np.savez(tmp_path / "few.npz", images=digits)
+    few = ("--data", "few.npz")
+    more = (*few, "--html", "r.html", "--png", "r.png", "--step-size", 0.01, "--short", 5)
+    ran = ebm(*words, *more, "--json", cwd=tmp_path, check=0)
     result = json.loads(ran.stdout)
     assert [m["model"] for m in result["models"]] == ["tiny", "tiny_noise", "their_code:make"]
     assert len(result["across"]) == 6
@@ -171,17 +173,16 @@ def test_compare(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> No
     with Image.open(tmp_path / "r.png") as picture:
         assert np.asarray(picture).std() > 20
     assert read_metadata(tmp_path / "r.png")["steps"] == 20
-    table = ebm(*words[:3], "--steps", 5, "--count", 4, cwd=tmp_path, check=0).stdout.splitlines()
+    table = ebm(*words[:3], *few, "--steps", 5, "--count", 4, cwd=tmp_path, check=0).stdout.splitlines()
     assert table[0].startswith("model")
     assert [line.split()[0] for line in table[1:3]] == ["tiny", "tiny_noise"]
-    fails(ebm(*words, *more, cwd=tmp_path, **env), "r.html", "--force")
+    fails(ebm(*words, *more, cwd=tmp_path), "r.html", "--force")
 
 
 def test_bad_input(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
     """One line each, the right exit code, nothing written."""
     shutil.copytree(trained(tmp_path_factory, "tiny_noise"), tmp_path / "tiny")
     (tmp_path / "their_code.py").write_text(THEIRS)
-    env = {"PYTHONPATH": str(tmp_path)}
     short = ("--steps", 2, "--count", 2)
     for words, part, code in [
         (("nobody",), "nobody", 1),
@@ -197,5 +198,5 @@ def test_bad_input(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> 
         (("tiny", "--from", "bank"), "bank", 1),
         (("tiny", "--features", "net.pth"), "net.pth", 1),
     ]:
-        fails(ebm("compare", *words, *short, cwd=tmp_path, **env), part, code=code)
+        fails(ebm("compare", *words, *short, cwd=tmp_path), part, code=code)
     assert not list(tmp_path.glob("r.*"))

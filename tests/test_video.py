@@ -21,6 +21,8 @@ from quick import Running, ebm, fails, trained
 from ebmcli import films, models
 from ebmcli.chains import Purpose, Stream
 from ebmcli.errors import EBMError, UsageError
+from ebmcli.evaluation import Walk, WalkSettings
+from ebmcli.longrun import Folder, facts, follow
 from ebmcli.media import lettering, read_metadata
 from ebmcli.media.film import Sights, Stage, Title
 from ebmcli.media.video import FORMATS, save_video
@@ -263,8 +265,11 @@ def test_two_models_side_by_side(tmp_path: Path, tmp_path_factory: pytest.TempPa
 def test_a_long_run_is_filmed_from_its_folder(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
     """Its own images and energies, no chain is run; half written it is filmed as far as it goes."""
     shutil.copytree(trained(tmp_path_factory, "tiny_noise"), tmp_path / "tiny")
-    words = ("longrun", "tiny", "--steps", 30, "--chains", 6, "--out", "long", "--step-size", 0.01)
-    ebm(*words, cwd=tmp_path, check=0)
+    model = models.load(tmp_path / "tiny")
+    walk = Walk(model, WalkSettings.of(model, steps=30, chains=6, step_size=0.01, against="none", moments=4), None)
+    folder = Folder.create(tmp_path / "long", facts(str(tmp_path / "tiny"), walk))
+    list(follow(walk, folder))
+    folder.write_result({"measured": {"energy_data": {"value": -5.0}, "energy_data_sd": 2.0}})
     film = ("chain-video", "long", "--seconds", 0.5, "--size", "320x240", "--count", 4)
     result = json.loads(ebm(*film, "--json", cwd=tmp_path, check=0).stdout)
     assert result["frames"] == 15
@@ -277,7 +282,7 @@ def test_a_long_run_is_filmed_from_its_folder(tmp_path: Path, tmp_path_factory: 
     ]
     with np.load(tmp_path / "long" / "images" / "000030.npz") as kept:
         assert (seen[-1].panels[0].x.numpy() == kept["images"][:4]).all()
-    assert run.title.data is not None
+    assert run.title.data == (-5.0, 2.0)
 
     fails(ebm(*film, "--steps", 10, cwd=tmp_path), "--steps", code=2)
     fails(ebm("chain-video", "long", "tiny", cwd=tmp_path), "alone", code=2)
@@ -334,9 +339,12 @@ def test_ctrl_c_leaves_nothing(tmp_path: Path, tmp_path_factory: pytest.TempPath
     shutil.copytree(trained(tmp_path_factory, "tiny_noise"), tmp_path / "tiny")
     words = ("chain-video", "tiny", "--steps", 10**5, "--seconds", 100, "--pace", "linear", "--out", "f.gif")
     running = Running(words, tmp_path, {})
-    running.until(lambda: any(p.name.startswith(".f.gif") for p in tmp_path.iterdir()))
-    running.signal(2)
-    assert running.end().code == 130
+    try:
+        running.until(lambda: any(p.name.startswith(".f.gif") for p in tmp_path.iterdir()))
+        running.signal(2)
+        assert running.end().code == 130
+    finally:
+        running.signal(9)
     assert [p.name for p in tmp_path.iterdir() if p.name != ".streams"] == ["tiny"]
 
 
