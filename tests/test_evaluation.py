@@ -1,4 +1,4 @@
-"""What a verdict is made of: features, distances, mixing, images; against closed forms and reference libraries."""
+"""What a verdict is made of: features, distances, mixing, memory, images; against closed forms and libraries."""
 
 from __future__ import annotations
 
