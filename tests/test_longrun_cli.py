@@ -69,7 +69,7 @@ def test_the_folder(done: Path) -> None:
     assert [int(p.stem) for p in sorted((done / "images").iterdir())] == looked
     with np.load(done / "images" / "000040.npz") as opened:
         assert opened["images"].shape == (8, 2)
-    result = json.loads((done / "result.json").read_text())
+    result = json.loads((done / "result.json").read_text(), parse_constant=pytest.fail)
     assert result["complete"] is True
     assert result["steps"] == 40
     assert result["verdict"] in (done.parent / "out.txt").read_text()
