@@ -17,11 +17,13 @@ from quick import Running, ebm, fails, trained
 
 from ebmcli import checkpoint
 from ebmcli.chains import Purpose, Stream
+from ebmcli.checkpoint import ModelConfig
 from ebmcli.errors import EBMError
 from ebmcli.evaluation import Walk, WalkSettings
 from ebmcli.longrun import Folder, facts, follow
 from ebmcli.longrun.report import sparkline, steps_text
 from ebmcli.media import read_metadata
+from ebmcli.networks import build
 from ebmcli.sampler import Langevin, run
 
 MODELS = Path(__file__).parent / "models"
@@ -69,7 +71,7 @@ def test_the_folder(done: Path) -> None:
     assert [int(p.stem) for p in sorted((done / "images").iterdir())] == looked
     with np.load(done / "images" / "000040.npz") as opened:
         assert opened["images"].shape == (8, 2)
-    result = json.loads((done / "result.json").read_text())
+    result = json.loads((done / "result.json").read_text(), parse_constant=pytest.fail)
     assert result["complete"] is True
     assert result["steps"] == 40
     assert result["verdict"] in (done.parent / "out.txt").read_text()
@@ -162,6 +164,34 @@ def test_images(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Non
         start = opened["images"].astype(int)
     with np.load(tmp_path / "a" / "images" / "000006.npz") as opened:
         assert np.abs(start - opened["images"]).max() <= 1
+
+
+def test_colour(tmp_path: Path) -> None:
+    """A model of colour images at its first weights: strips in colour."""
+    arguments = {"width": 4}
+    config = ModelConfig(
+        name="colour",
+        network="vanilla",
+        arguments=arguments,
+        image_size=32,
+        channels=3,
+        energy_scale=100.0,
+        step_size=0.02,
+        noise=1,
+        steps=2,
+        init="uniform",
+        regime="non-convergent",
+        updates=0,
+        data="emoji-1k",
+    )
+    checkpoint.save(tmp_path / "m.safetensors", build("vanilla", config.shape, **arguments).state_dict(), config)
+    words = ("--chains", 4, "--steps", 4, "--moments", 2, "--compared", 24, "--against", "none", "--threads", 1)
+    ebm("longrun", "m.safetensors", *words, "--out", "a", "--quiet", cwd=tmp_path, check=0)
+    with np.load(tmp_path / "a" / "images" / "000000.npz") as opened:
+        assert opened["images"].shape == (4, 3, 32, 32)
+    with Image.open(tmp_path / "a" / "longrun.png") as picture:
+        pixels = np.asarray(picture.convert("RGB")).astype(int)[: picture.height // 2]
+    assert (np.ptp(pixels, axis=2) > 60).mean() > 0.01  # emoji in their colours
 
 
 # The verdict

@@ -8,6 +8,7 @@ finish(walk, folder, base)
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -68,8 +69,17 @@ def finish(walk: Walk, folder: Folder, base: Baseline | None) -> Outcome | None:
     report.figure(made, report.metadata(made), folder.path / "longrun.png")
     report.html(made, folder.path / "report.html")
     crash_point("reported")
-    folder.write_result(summary(made))
+    folder.write_result(_finite(summary(made)))
     return found
+
+
+def _finite(value: Any) -> Any:
+    """As JSON can hold it: what is no number becomes null."""
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def summary(run: report.Run) -> dict[str, Any]:

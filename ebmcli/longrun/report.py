@@ -279,7 +279,8 @@ def html(run: Run, path: Path) -> Path:
         f"Long run of {run.title}",
         lead,
         ".plots { display: grid; gap: 0 1.5rem; grid-template-columns: repeat(auto-fit, minmax(min(100%, 21rem), 1fr));"
-        " } .plots figure img, .strip img { width: 100%; }",
+        " } .plots figure img, .strip img { width: 100%; } th, td { white-space: normal; overflow-wrap: anywhere; }"
+        " td:first-child { overflow-wrap: normal; }",
     )
     if run.outcome is None:
         document.add(page.verdict("no verdict", ["There was no data to hold the chains against."]))
@@ -301,7 +302,7 @@ def html(run: Run, path: Path) -> Path:
         page.paragraph("Means of chains are over the last half of the steps, ± is one standard error.", "lead")
     )
     document.add(page.heading("How it was made"))
-    shown = [(k, v) for k, v in f.items() if k != "settings"]
+    shown = [(k, v) for k, v in f.items() if k != "settings" and v is not None]
     settings = [(k, v) for k, v in f["settings"].items() if v is not None and k != "step_size"]
     document.add(page.table([(k.replace("_", " "), v) for k, v in (*shown, *settings)]))
     return document.save(path)
