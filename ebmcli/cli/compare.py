@@ -30,7 +30,7 @@ def compare(
     models_: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[MODEL]...",
+            metavar="MODEL",
             help="Bundled names, folders, files, runs, or code: package.module:factory. Left out: all bundled models "
             "of the default's size.",
             show_default=False,
