@@ -451,7 +451,7 @@ def test_mistaken_overrides_are_all_reported() -> None:
 
 def test_schema_describes_every_key() -> None:
     schema = json.loads(json.dumps(Recipe.json_schema()))
-    sections = {"recipe", "data", "potential", "mcmc", "train", "optimizer", "longrun", "log", "provenance"}
+    sections = {"recipe", "data", "potential", "mcmc", "train", "optimizer", "guard", "longrun", "log", "provenance"}
     assert set(schema["properties"]) == sections | {"schema"}
     assert schema["additionalProperties"] is False
     for name, definition in schema["$defs"].items():
