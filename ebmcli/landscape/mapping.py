@@ -190,7 +190,7 @@ class _Chart:
         for _ in self._work("basins", travel, grouping):
             yield Progress("basins", grouping.decided, len(states), len(grouping.members), self.jobs)
         found = grouping.basins
-        routes = yield from self._routes(travel, found, strength)
+        routes = yield from self._routes(travel, found, energies, strength)
         heights = [float(energies[i]) for i in found.representatives]
         root = tree(heights, {route.pair: route.barrier for route in routes})
         result = Landscape(
@@ -254,11 +254,15 @@ class _Chart:
             cells += [grid.Cell(temperature, g.strength, len(few), len(g.members)) for g in side.groupings]
         return cells
 
-    def _routes(self, travel: Travel, found: basins.Basins, strength: float) -> Generator[Progress, None, list[Route]]:
+    def _routes(
+        self, travel: Travel, found: basins.Basins, energies: Tensor, strength: float
+    ) -> Generator[Progress, None, list[Route]]:
         s, states = self.settings, travel.states
         number = {state: basin for basin, state in enumerate(found.representatives)}
         pairs = barriers.neighbours(self.potential, states, found.representatives, s.neighbours)
-        search = barriers.Search(pairs, strength, s.trials)
+        index = torch.tensor(found.representatives, device=states.device)
+        pull = grid.force(self.potential, states[index], energies[index]) / travel.conditions.temperature
+        search = barriers.Search(pairs, max(barriers.STRONGEST * strength, 4 * pull), s.trials)
         for _ in self._work("barriers", travel, search):
             yield Progress("barriers", search.done, len(pairs), len(found.members), self.jobs)
         passes = [p for p in search.passes if p.job is not None]
