@@ -233,7 +233,7 @@ def draw(axes: Sequence[Axis], outcomes: Sequence[Outcome]) -> Figure:
             place.set_title(f"{axes[apart].key.partition('.')[2]} {panel}" if apart is not None else "")
         axes_[0][0].set_ylabel("displacement r, pixel units")
         axes_[0][0].legend(loc="best")
-    return fig  # type: ignore[no-any-return]
+    return fig
 
 
 def _numeric(axis: Axis) -> bool:

@@ -124,7 +124,7 @@ def diff(
     if not changed:
         print("the settings are the same")
         return
-    rows = [("", one, other)]
+    rows: list[tuple[str, ...]] = [("", one, other)]
     rows += [(key, *("-" if value is None else shown(value) for value in pair)) for key, pair in changed.items()]
     widths = [max(len(row[i]) for row in rows) for i in range(3)]
     for line in rows:

@@ -117,4 +117,4 @@ def _draw(all_runs: list[Any]) -> Figure:
             axis.set_title(title)
             axis.set_xlabel("update")
         axes[0].legend(loc="best")
-    return fig  # type: ignore[no-any-return]
+    return fig

@@ -208,8 +208,8 @@ def smoothed(x: Tensor, toy: Toy, kernel_sd: float = KERNEL_SD, seed: int = 0) -
     axis = _axis(toy.extent + 6 * kernel_sd, kernel_sd / 4)
     truth = smooth_truth(toy, axis, kernel_sd)
     perfect = toy.sample(len(x), torch.Generator().manual_seed(seed))
-    distances = [_variation(estimate(s, axis, kernel_sd), truth, axis) for s in (x, perfect)]
-    return Smoothed(*distances, samples=len(x), kernel_sd=kernel_sd)
+    off, floor = (_variation(estimate(s, axis, kernel_sd), truth, axis) for s in (x, perfect))
+    return Smoothed(off, floor, samples=len(x), kernel_sd=kernel_sd)
 
 
 def _axis(half: float, spacing: float) -> Tensor:
