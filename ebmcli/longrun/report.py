@@ -285,9 +285,8 @@ def html(run: Run, path: Path) -> Path:
         document.add(page.verdict("no verdict", ["There was no data to hold the chains against."]))
     else:
         judgement = run.outcome.judgement
-        document.add(
-            page.verdict(judgement.verdict.value, [_sentence(r) for r in judgement.reasons], judgement.matches)
-        )
+        good = None if judgement.verdict is Verdict.UNMIXED else judgement.matches
+        document.add(page.verdict(judgement.verdict.value, [_sentence(r) for r in judgement.reasons], good))
     picture, steps = strip(run, PHONE_COLUMNS)
     caption = f"A chain a row, at steps {', '.join(steps_text(step) for step in steps)}"
     if s.chains and run.frames and _images(run.frames[0][1]).ndim == 2:
