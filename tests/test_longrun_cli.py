@@ -280,7 +280,7 @@ def test_bad_words(done: Path, tmp_path: Path) -> None:
         fails(ebm("longrun", *model, *words, cwd=tmp_path), message, code=2)
     failing = [
         ((SHORTRUN, "--from", "bank"), "keeps no bank"),
-        ((SHORTRUN, "--from", "absent"), "no data at absent"),
+        ((SHORTRUN, "--from", "absent"), "points cannot start from 'absent'"),
         (("absent",), "no model 'absent'"),
         ((SHORTRUN, "--out", done), "holds a long run already"),
         ((SHORTRUN, "--out", done / "longrun.json"), "is a file"),

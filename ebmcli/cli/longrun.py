@@ -181,7 +181,7 @@ def _kernel(
 ) -> dict[str, Any]:
     """Kernel and test of --kernel and --adjust."""
     if kernel in (None, KernelName.langevin, KernelName.mala) and (leapfrog or persistence is not None):
-        raise UsageError("--leapfrog and --persistence are for --kernel hmc and underdamped", "")
+        raise UsageError("--leapfrog and --persistence are for --kernel hmc and underdamped", "add --kernel hmc")
     if adjust is None:
         return {"kernel": kernel.value if kernel else None}
     if kernel in (KernelName.hmc, KernelName.underdamped):

@@ -148,7 +148,9 @@ class Reference:
         self, images: Tensor, noise: float = 0.0, features: Features | None = None, seed: int = 0, half: int = HALF
     ) -> None:
         if len(images) < 2 * GROUPS:
-            raise EBMError(f"a comparison needs {2 * GROUPS} images of the data, received {len(images)}", "")
+            raise EBMError(
+                f"a comparison needs {2 * GROUPS} images of the data, received {len(images)}", "give more with --data"
+            )
         half = min(half, len(images) // 2)
         self.seed = seed
         self.noise = noise

@@ -176,7 +176,9 @@ def _imported(source: str, trusted: bool) -> Features:
         shape = list(network(torch.zeros(2, 3, SIZE, SIZE, dtype=torch.uint8)).shape)
     except Exception as error:  # whatever code of the user's may raise
         what = " ".join(str(error).split())
-        raise EBMError(f"the feature network {source} fails: {type(error).__name__}: {what}", "") from error
+        raise EBMError(
+            f"the feature network {source} fails: {type(error).__name__}: {what}", "expected uint8 [n 3 h w] -> [n d]"
+        ) from error
     if len(shape) != 2 or shape[0] != 2:
         raise EBMError(f"the feature network {source} returns {shape} for 2 images", "expected [2, features]")
     return Features(source, network)

@@ -152,7 +152,7 @@ def verdict(m: Measured) -> Judgement:
     )
     where = "the image they started at" if m.from_data else "an image of the data"
     energy = (
-        f"energy of the chains {_signed(m.gap)} sd from the data's ({m.nats:+.2g} nats a dimension); "
+        f"energy of the chains {_signed(m.gap)} sd from the data's ({m.nats:+.3g} nats a dimension); "
         f"{m.below.value:.0%} of their states lie below {where} (equal: 50%, the same: {1 - SAME:.0%} to "
         f"{SAME:.0%}, far below: {FAR:.0%})"
     )

@@ -223,9 +223,9 @@ def starts(model: Checkpoint, settings: WalkSettings) -> Tensor:
 
 
 def _starts(model: Checkpoint, settings: WalkSettings, start: str, count: int, number: int) -> Tensor:
+    if model.config.image_size == 1 and start not in ("noise", "data", "bank"):
+        raise EBMError(f"points cannot start from {start!r}", "use --from data, noise or bank")
     x = sampling.starts(model, SampleSettings(start, 0, count, settings.seed, data=settings.data))
-    if tuple(x.shape[1:]) != tuple(model.config.shape):
-        raise EBMError(f"the images are {list(x.shape[1:])}, the model's {list(model.config.shape)}", "")
     if start == "data" and model.config.data_noise:
         # The model learned images with their noise: those are what its density should hold.
         stream = Stream(settings.seed, Purpose.DATA_NOISE)

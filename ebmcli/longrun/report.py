@@ -13,9 +13,8 @@ from PIL import Image
 from torch import Tensor
 
 from ebmcli import media
-from ebmcli.evaluation import Estimate, Outcome, Record, WalkSettings
+from ebmcli.evaluation import Estimate, Outcome, Record, Verdict, WalkSettings
 from ebmcli.media import page, plots
-from ebmcli.sampling import SampleSettings
 
 ROWS = 4
 """Chains in a strip."""
@@ -286,9 +285,8 @@ def html(run: Run, path: Path) -> Path:
         document.add(page.verdict("no verdict", ["There was no data to hold the chains against."]))
     else:
         judgement = run.outcome.judgement
-        document.add(
-            page.verdict(judgement.verdict.value, [_sentence(r) for r in judgement.reasons], judgement.matches)
-        )
+        good = None if judgement.verdict is Verdict.UNMIXED else judgement.matches
+        document.add(page.verdict(judgement.verdict.value, [_sentence(r) for r in judgement.reasons], good))
     picture, steps = strip(run, PHONE_COLUMNS)
     caption = f"A chain a row, at steps {', '.join(steps_text(step) for step in steps)}"
     if s.chains and run.frames and _images(run.frames[0][1]).ndim == 2:
@@ -302,9 +300,10 @@ def html(run: Run, path: Path) -> Path:
         page.paragraph("Means of chains are over the last half of the steps, ± is one standard error.", "lead")
     )
     document.add(page.heading("How it was made"))
-    shown = [(k, v) for k, v in f.items() if k != "settings" and v is not None]
-    settings = [(k, v) for k, v in f["settings"].items() if v is not None and k != "step_size"]
-    document.add(page.table([(k.replace("_", " "), v) for k, v in (*shown, *settings)]))
+    shown = {**f["settings"], **f, "start": _start(s.start), "against": s.against and _start(s.against)}
+    for private in ("settings", "model", "data", "data_path"):  # a page that is passed on names no folders
+        shown.pop(private, None)
+    document.add(page.table([(k.replace("_", " "), v) for k, v in shown.items() if v is not None]))
     return document.save(path)
 
 
@@ -319,7 +318,7 @@ def metadata(run: Run) -> dict[str, Any]:
     s, f = run.settings, run.facts
     values = {**f["settings"], "step_size": f["step_size"]}
     for key in ("start", "against"):
-        values[key] = values[key] and SampleSettings(_start(values[key]), 0).start
+        values[key] = values[key] and _start(values[key])
     values.pop("data")
     return {
         "made_by": f"ebm {__version__}",
