@@ -98,6 +98,7 @@ def test_a_killed_process_is_gone_on_with(array: Path, cached: Path, tmp_path: P
     np.testing.assert_array_equal(got.pixels[:, 0], np.load(array))
 
 
+@pytest.mark.slow
 def test_ctrl_c_in_the_command(tmp_path: Path) -> None:
     folder = tmp_path / "photos"
     folder.mkdir()

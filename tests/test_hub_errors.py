@@ -70,6 +70,7 @@ def test_a_passing_fault_is_tried_again_and_said(hub: Hub, tmp_path: Path) -> No
     assert hub.requests("GET /api/models/ann") == 3
 
 
+@pytest.mark.slow
 def test_a_lasting_fault_ends_after_some_tries_or_the_cache_serves(hub: Hub, tmp_path: Path) -> None:
     hub.fault("GET /api/models", status=500, times=99)
     ran = online(hub, "pull", "ann/digits", cwd=tmp_path)

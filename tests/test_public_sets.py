@@ -100,6 +100,7 @@ def test_what_the_hub_has_not(hub: Hub, tmp_path: Path, what: str, parts: tuple[
     fails(ran, *parts, code=code)
 
 
+@pytest.mark.slow
 def test_a_half_download_of_data_is_gone_on_with(hub: Hub, tmp_path: Path) -> None:
     hub.fault("GET /_lfs/", half=True)
     own = {"EBM_CACHE": str(tmp_path / "ebm")}
@@ -108,6 +109,7 @@ def test_a_half_download_of_data_is_gone_on_with(hub: Hub, tmp_path: Path) -> No
     assert "trying again" in told.stderr
 
 
+@pytest.mark.slow
 def test_pictures_in_folders_on_the_hub(hub: Hub, tmp_path: Path) -> None:
     """A set that is no parquet goes through the Hub's own loader."""
     hub.put("ann/photos", {f"train/{i}.jpg": picture(i, 40, 30) for i in range(5)}, kind="dataset")
