@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -105,7 +106,8 @@ def toy_in_words(d: ToyDiagnosis) -> str:
     )
 
 
-def draw_toy(model: Checkpoint, d: ToyDiagnosis, x: Tensor) -> Figure:
+@contextmanager
+def draw_toy(model: Checkpoint, d: ToyDiagnosis, x: Tensor) -> Iterator[Figure]:
     """Truth, learned density and smoothed samples, linear above and logarithmic below, numbers under them (Fig. 6)."""
     toy = TOYS[model.config.data]
     half = toy.extent
@@ -133,7 +135,7 @@ def draw_toy(model: Checkpoint, d: ToyDiagnosis, x: Tensor) -> Figure:
         axes[0, 0].set_ylabel("linear")
         axes[1, 0].set_ylabel(f"logarithmic, {FAINTEST:g} nats")
         fig.supxlabel("\n".join(_toy_lines(model.config, d)), fontsize=9, x=0.02, ha="left")
-    return fig  # type: ignore[no-any-return]
+        yield fig
 
 
 def _toy_lines(config: ModelConfig, d: ToyDiagnosis) -> list[str]:
@@ -148,7 +150,8 @@ def _toy_lines(config: ModelConfig, d: ToyDiagnosis) -> list[str]:
     ]
 
 
-def draw_learning(config: ModelConfig, records: Records, o: Oscillation, words: str) -> Figure:
+@contextmanager
+def draw_learning(config: ModelConfig, records: Records, o: Oscillation, words: str) -> Iterator[Figure]:
     """d, v, r and straightness over updates; cross-correlation, ACF and PACF by lag, with bands (Fig. 4)."""
     if not records:
         raise EBMError("there are no records to draw")
@@ -184,7 +187,7 @@ def draw_learning(config: ModelConfig, records: Records, o: Oscillation, words: 
             axis.ticklabel_format(axis="x", style="plain", useOffset=False)
             axis.locator_params(axis="x", nbins=4)
         fig.supxlabel(words, fontsize=9, x=0.01, ha="left", wrap=True)
-    return fig  # type: ignore[no-any-return]
+        yield fig
 
 
 def _draw_displacement(axis: Axes, config: ModelConfig, records: Records) -> None:
