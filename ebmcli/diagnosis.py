@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -105,7 +106,8 @@ def toy_in_words(d: ToyDiagnosis) -> str:
     )
 
 
-def draw_toy(model: Checkpoint, d: ToyDiagnosis, x: Tensor) -> Figure:
+@contextmanager
+def draw_toy(model: Checkpoint, d: ToyDiagnosis, x: Tensor) -> Iterator[Figure]:
     """Truth, learned density and smoothed samples, linear above and logarithmic below, numbers under them (Fig. 6)."""
     toy = TOYS[model.config.data]
     half = toy.extent
@@ -133,7 +135,7 @@ def draw_toy(model: Checkpoint, d: ToyDiagnosis, x: Tensor) -> Figure:
         axes[0, 0].set_ylabel("linear")
         axes[1, 0].set_ylabel(f"logarithmic, {FAINTEST:g} nats")
         fig.supxlabel("\n".join(_toy_lines(model.config, d)), fontsize=9, x=0.02, ha="left")
-    return fig
+        yield fig
 
 
 def _toy_lines(config: ModelConfig, d: ToyDiagnosis) -> list[str]:
@@ -148,7 +150,8 @@ def _toy_lines(config: ModelConfig, d: ToyDiagnosis) -> list[str]:
     ]
 
 
-def draw_learning(config: ModelConfig, records: Records, o: Oscillation, words: str) -> Figure:
+@contextmanager
+def draw_learning(config: ModelConfig, records: Records, o: Oscillation, words: str) -> Iterator[Figure]:
     """d, v, r and straightness over updates; cross-correlation, ACF and PACF by lag, with bands (Fig. 4)."""
     if not records:
         raise EBMError("there are no records to draw")
@@ -184,7 +187,7 @@ def draw_learning(config: ModelConfig, records: Records, o: Oscillation, words: 
             axis.ticklabel_format(axis="x", style="plain", useOffset=False)
             axis.locator_params(axis="x", nbins=4)
         fig.supxlabel(words, fontsize=9, x=0.01, ha="left", wrap=True)
-    return fig
+        yield fig
 
 
 def _draw_displacement(axis: Axes, config: ModelConfig, records: Records) -> None:
@@ -203,7 +206,7 @@ def _draw_displacement(axis: Axes, config: ModelConfig, records: Records) -> Non
 def _draw_shares(axis: Axes, o: Oscillation, records: Records) -> None:
     d = np.array([r["energy_difference"] for r in records if r["update"] >= o.first])
     low, high = np.quantile(d, (0.005, 0.995))
-    edges = np.linspace(min(low, 0.0), max(high, 0.0), 41).tolist()
+    edges = np.linspace(min(low, 0.0), max(high, 0.0), 41)
     for sign, colour in ((d < 0, plots.COLOURS[1]), (d >= 0, plots.COLOURS[0])):
         axis.hist(d[sign], bins=edges, color=colour)
     axis.axvline(0, color=plots.FAINT, linewidth=0.8)
@@ -220,7 +223,7 @@ def _lags(axis: Axes, series: Sequence[tuple[str, list[float], str]], lags: rang
     for number, (name, values, colour) in enumerate(series):
         shift = (number - (len(series) - 1) / 2) * 0.3 * o.every
         shown = values[len(values) - len(at) :]
-        axis.vlines(at + shift, 0, shown, color=colour, linewidth=2.2, label=name)
+        axis.vlines(at + shift, 0, shown, color=colour, linewidth=2.2, label=name or None)
     if len(series) > 1:
         axis.legend(loc="best")
     axis.set_xlabel("lag, updates")

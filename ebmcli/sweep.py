@@ -6,7 +6,8 @@ import itertools
 import json
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -195,7 +196,8 @@ def outcome(cell: Cell) -> Outcome:
     )
 
 
-def draw(axes: Sequence[Axis], outcomes: Sequence[Outcome]) -> Figure:
+@contextmanager
+def draw(axes: Sequence[Axis], outcomes: Sequence[Outcome]) -> Iterator[Figure]:
     """r over the numeric axis with most values, a panel for each init (or other words), a curve for the rest (Fig. 5).
 
     Dashed: R/L, which r balances where noise is low and chains start from noise; dotted: ε√D, the noise of a step.
@@ -233,7 +235,7 @@ def draw(axes: Sequence[Axis], outcomes: Sequence[Outcome]) -> Figure:
             place.set_title(f"{axes[apart].key.partition('.')[2]} {panel}" if apart is not None else "")
         axes_[0][0].set_ylabel("displacement r, pixel units")
         axes_[0][0].legend(loc="best")
-    return fig
+        yield fig
 
 
 def _numeric(axis: Axis) -> bool:

@@ -85,7 +85,8 @@ def _toy(
 
     found, x = diagnosis.of_toy(model, diagnosis.bank_of(file, model))
     words = diagnosis.toy_in_words(found)
-    plots.save(diagnosis.draw_toy(model, found, x), target, info | {"figure": "density"})
+    with diagnosis.draw_toy(model, found, x) as figure:
+        plots.save(figure, target, info | {"figure": "density"})
     p, s = found.density, found.smoothed
     output.table(
         [
@@ -124,7 +125,8 @@ def _learning(
     pattern = diagnosis.sign_pattern(found)
     newest = records[-1]
     noise = model.config.noise * model.config.step_size
-    plots.save(diagnosis.draw_learning(model.config, records, found, words), target, info | {"figure": "learning"})
+    with diagnosis.draw_learning(model.config, records, found, words) as figure:
+        plots.save(figure, target, info | {"figure": "learning"})
     output.table(
         [
             ("oscillation", found.strength),

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -62,7 +64,8 @@ def runs(
     if curves is not None:
         from ebmcli.media import plots
 
-        plots.save(_draw([Run.open(folder) for folder in found]), curves, {"runs": [f.name for f in found]})
+        with _draw([Run.open(folder) for folder in found]) as figure:
+            plots.save(figure, curves, {"runs": [f.name for f in found]})
         output.say(f"{curves}: {len(found)} runs")
     output.result(rows)
 
@@ -95,7 +98,8 @@ def _facts(run: Any) -> dict[str, Any]:
     }
 
 
-def _draw(all_runs: list[Any]) -> Figure:
+@contextmanager
+def _draw(all_runs: list[Any]) -> Iterator[Figure]:
     from ebmcli.media import plots
 
     panels = (("energy_difference", "d", "symlog"), ("gradient_magnitude", "v", "log"), ("displacement", "r", "log"))
@@ -117,4 +121,4 @@ def _draw(all_runs: list[Any]) -> Figure:
             axis.set_title(title)
             axis.set_xlabel("update")
         axes[0].legend(loc="best")
-    return fig
+        yield fig

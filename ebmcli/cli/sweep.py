@@ -68,8 +68,9 @@ def sweep(
     from ebmcli.media import plots
 
     outcomes = [grids.outcome(c) for c in cells]
-    figure = plots.save(grids.draw(axes, outcomes), folder / "sweep.png", {"recipe": recipe, "over": over})
-    plots.save(grids.draw(axes, outcomes), folder / "sweep.svg")
+    with grids.draw(axes, outcomes) as drawn:
+        figure = plots.save(drawn, folder / "sweep.png", {"recipe": recipe, "over": over})
+        plots.save(drawn, folder / "sweep.svg")
     output.table(
         [(*o.values, o.state, *_numbers(o)) for o in outcomes],
         (*(a.key.partition(".")[2] for a in axes), "state", "r", "r·L/R", "r/(ε√D)", "straightness", "d"),
