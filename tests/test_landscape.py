@@ -13,7 +13,6 @@ from ebmcli.chains import Purpose, Stream
 from ebmcli.data.toys import load_toy
 from ebmcli.errors import EBMError
 from ebmcli.landscape import barriers, basins, grid
-from ebmcli.landscape.between import between, relax
 from ebmcli.landscape.draw import layout
 from ebmcli.landscape.mapping import Landscape, MapSettings, chart
 from ebmcli.landscape.metastable import quench, settle, spread
@@ -21,6 +20,7 @@ from ebmcli.landscape.store import Folder
 from ebmcli.landscape.travel import KEPT, Arrival, Conditions, Job, Travel
 from ebmcli.landscape.tree import joins, merge_heights, tree
 from ebmcli.landscape.truth import ToyEnergy
+from ebmcli.landscape.ways import between, relax
 
 SADDLE, LOW = 2.684, 0.123
 """Energies of gmm between neighbours and at its minima (density normalised)."""

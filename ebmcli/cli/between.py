@@ -23,7 +23,7 @@ def between(
     """Write the ways between two pictures as rows of a picture, and the energy along them as curves."""
     from ebmcli import media
     from ebmcli.cli.map import HEAT, label
-    from ebmcli.landscape import between as find_ways
+    from ebmcli.landscape import ways
     from ebmcli.landscape.barriers import BETWEEN
     from ebmcli.landscape.subject import picture
 
@@ -31,7 +31,7 @@ def between(
     first, second = picture(subject, one), picture(subject, two)
     temperature = settings.temperature or HEAT * subject.potential.temperature
     with _patience(output, "looking for a way"):
-        found = find_ways(subject.potential, first, second, settings, temperature)
+        found = ways.between(subject.potential, first, second, settings, temperature)
     rows, names = [found.path], ["lowest path"]
     for trip, name in ((found.there, "there"), (found.back, "back")):
         if trip is None:
@@ -74,8 +74,8 @@ def recall(
     """Write a picture's relaxation as a strip, the state it ends in, and the energy on the way."""
     from ebmcli import media
     from ebmcli.cli.map import HEAT, label
-    from ebmcli.landscape.between import relax
     from ebmcli.landscape.subject import picture
+    from ebmcli.landscape.ways import relax
 
     target = _target(out, f"{label(subject.name)}-recall-{damaged.stem}.png", force)
     x = picture(subject, damaged)

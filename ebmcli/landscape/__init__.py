@@ -9,11 +9,11 @@ Everything works on a `Potential`, which any nn.Module with one scalar an image 
 """
 
 from ebmcli.landscape.basins import Basins
-from ebmcli.landscape.between import Between, Relaxed, between, relax
 from ebmcli.landscape.mapping import Landscape, MapSettings, Progress, Route, chart
 from ebmcli.landscape.travel import Arrival, Conditions, Job, Travel
 from ebmcli.landscape.tree import Node, merge_heights, tree
 from ebmcli.landscape.truth import ToyEnergy
+from ebmcli.landscape.ways import Between, Relaxed, between, relax
 
 __all__ = [
     "Arrival",

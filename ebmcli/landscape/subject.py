@@ -11,7 +11,7 @@ from torch import Tensor
 from ebmcli import data, models
 from ebmcli.checkpoint import Checkpoint
 from ebmcli.data.bundled import bundled
-from ebmcli.errors import UsageError
+from ebmcli.errors import EBMError, UsageError
 from ebmcli.landscape.truth import ToyEnergy
 from ebmcli.sampler import Target
 from ebmcli.sampling import SampleSettings, starts
@@ -99,6 +99,18 @@ def picture(subject: Subject, path: Path) -> Tensor:
     """
     if subject.model is None or subject.model.config.image_size == 1:
         raise UsageError(f"{subject.name} is of points, not of pictures", "leave out --from, --to and --recall")
+    import numpy as np
+    from PIL import Image
+
     config = subject.model.config
-    images = data.load(str(path), image_size=config.image_size, channels=config.channels)
-    return images.images(slice(0, 1))[0].to(subject.device)
+    try:
+        with Image.open(path) as opened:
+            image = opened.convert("L" if config.channels == 1 else "RGB")
+    except FileNotFoundError:
+        raise EBMError(f"no such picture: {path}", "check the path") from None
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        raise EBMError(f"{path} is not a picture that can be read", "give a PNG, JPEG, WebP or BMP file") from None
+    size = (config.image_size, config.image_size)
+    pixels = np.asarray(image if image.size == size else image.resize(size, Image.Resampling.BOX), dtype=np.float32)
+    x = torch.from_numpy(pixels / 127.5 - 1)
+    return (x[None] if x.dim() == 2 else x.permute(2, 0, 1)).contiguous().to(subject.device)
