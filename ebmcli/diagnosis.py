@@ -206,7 +206,7 @@ def _draw_displacement(axis: Axes, config: ModelConfig, records: Records) -> Non
 def _draw_shares(axis: Axes, o: Oscillation, records: Records) -> None:
     d = np.array([r["energy_difference"] for r in records if r["update"] >= o.first])
     low, high = np.quantile(d, (0.005, 0.995))
-    edges = np.linspace(min(low, 0.0), max(high, 0.0), 41)
+    edges = np.linspace(min(low, 0.0), max(high, 0.0), 41).tolist()
     for sign, colour in ((d < 0, plots.COLOURS[1]), (d >= 0, plots.COLOURS[0])):
         axis.hist(d[sign], bins=edges, color=colour)
     axis.axvline(0, color=plots.FAINT, linewidth=0.8)
@@ -223,7 +223,7 @@ def _lags(axis: Axes, series: Sequence[tuple[str, list[float], str]], lags: rang
     for number, (name, values, colour) in enumerate(series):
         shift = (number - (len(series) - 1) / 2) * 0.3 * o.every
         shown = values[len(values) - len(at) :]
-        axis.vlines(at + shift, 0, shown, color=colour, linewidth=2.2, label=name or None)
+        axis.vlines(at + shift, 0, shown, color=colour, linewidth=2.2, label=name)
     if len(series) > 1:
         axis.legend(loc="best")
     axis.set_xlabel("lag, updates")

@@ -192,7 +192,7 @@ def test_a_reader_that_leaves_is_no_error(tmp_path: Path) -> None:
 def test_completion(run_cli, tmp_path: Path) -> None:
     """Command names complete, and the script installs into the user's shell files."""
     env = {"_EBM_COMPLETE": "complete_bash", "COMP_WORDS": "ebm s", "COMP_CWORD": "1"}
-    assert run_cli(env=env, check=0).stdout.split() == ["sample"]
+    assert run_cli(env=env, check=0).stdout.split() == ["sample", "sweep"]
     env = {"_EBM_COMPLETE": "complete_bash", "COMP_WORDS": "ebm env --js", "COMP_CWORD": "2"}
     assert run_cli(env=env, check=0).stdout.split() == ["--json"]
     env = {"HOME": str(tmp_path), "_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION": "1"}

@@ -66,8 +66,9 @@ def test_train_warns_and_strict_refuses(tmp_path: Path) -> None:
     words = ("train", "r.toml", "--set", "train.updates=1", "--out", "run")
     ran = ebm(*words, "--strict", cwd=tmp_path, check=2)
     lines = ran.stderr.splitlines()
-    assert "error: 2 settings contradict what the paper found" in lines
+    assert "error: 3 settings contradict what the paper found" in lines
     assert any(line.startswith("  data.noise_std: 0.01 is less than ε = 0.02") for line in lines)
+    assert any(line.startswith("  mcmc.step_size: ") for line in lines)  # the data's sd is now that of its noise
     assert any(line.startswith("  optimizer.name: Adam to the end") for line in lines)
     assert lines[-1] == "hint: change them, or leave out --strict"
     assert not (tmp_path / "run").exists()

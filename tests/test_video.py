@@ -304,7 +304,7 @@ def test_bad_input(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     short = ("--steps", 2, "--seconds", 0.2)
     for words, part, code in [
         (("nobody",), "nobody", 1),
-        (("tiny", "nowhere/model"), "nowhere", 1),
+        (("tiny", "nowhere/model"), "nowhere", 4),
         (("tiny", "--out", "film.avi"), ".mp4", 2),
         (("tiny", "--out", "film"), ".mp4", 2),
         (("tiny", "--pace", "fast"), "linear", 2),

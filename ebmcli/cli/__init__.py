@@ -36,7 +36,7 @@ COMMANDS: dict[str, Command] = {
     "longrun": Command("Run chains long enough to judge an energy by, and judge it.", "ebmcli.cli.longrun:longrun"),
     "chain-video": Command("Film the chains of a model, or of two side by side.", "ebmcli.cli.chain_video:chain_video"),
     "compare": Command("Compare energies, ours and others', on the same noise.", "ebmcli.cli.compare:compare"),
-    "map": Command("Map an energy: its basins and the hills between them (Fig. 9).", "ebmcli.cli.map:map_"),
+    "map": Command("Map an energy: its basins, and the hills between them.", "ebmcli.cli.map:map_"),
     "diagnose": Command("Show how a run learns, and what its energy is.", "ebmcli.cli.diagnose:diagnose"),
     "sweep": Command("Learn a recipe at many settings, and draw what r came to.", "ebmcli.cli.sweep:sweep"),
     "interpolate": Command("Walk between starts of a short run.", "ebmcli.cli.interpolate:interpolate"),
