@@ -209,9 +209,9 @@ def test_a_gaussian_matches() -> None:
 
     def judged(factor: float) -> Outcome:
         model = Checkpoint(potential(lambda x: factor * x.square().sum(1) / 2 / 0.09), CONFIG, None, "", "")
-        settings = WalkSettings.of(model, steps=400, chains=60, moments=3, against="none", step_size=0.15)
+        settings = WalkSettings.of(model, steps=80, chains=60, moments=3, against="none", step_size=0.15)
         walk = Walk(model, settings, Reference(x), 0.3 * torch.randn(60, 2, 1, 1, generator=gen))
-        assert len(list(walk.records())) == 401
+        assert len(list(walk.records())) == 81
         return outcome(walk, baseline(model, walk.reference, settings))
 
     x = 0.3 * torch.randn(800, 2, 1, 1, generator=gen)
