@@ -395,7 +395,10 @@ def test_strengths_reach_over_hills() -> None:
     wells, minima = Wells(3.0), points((-1, 0), (1, 0))
     force = grid.force(wells, minima, torch.zeros(2))
     assert force == pytest.approx(3.0, rel=0.05)  # ten points do not hit the top
-    assert grid.strengths(force, 0.5)[-1] == pytest.approx(4 * force)
+    hot = Conditions(0.5, 0.1, 0.2, 10, 100)
+    assert grid.strong(force, hot, (2, 1, 1)) == pytest.approx(4 * force)
+    assert grid.strong(force, hot, (1, 16, 16)) == pytest.approx(255 / 0.2)  # what noise asks for, where hills are low
+    assert grid.strengths(8.0, 3) == [2, 4, 8]
 
 
 # Metastable states

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from ebmcli.landscape.basins import Grouping, line_tops
-from ebmcli.landscape.travel import Arrival, Job
+from ebmcli.landscape.travel import Arrival, Conditions, Job
+from ebmcli.networks import Shape
 from ebmcli.sampler import Target
 
 STRENGTHS = 6
@@ -76,9 +77,18 @@ def force(potential: Target, states: Tensor, energies: Tensor) -> float:
     return float(slopes.median()) if len(slopes) else 1.0
 
 
-def strengths(force: float, temperature: float, count: int = STRENGTHS) -> list[float]:
-    """α of a grid, weakest first: up to twice what takes a typical state over its hill."""
-    return [2 * force / temperature * 2.0**-k for k in reversed(range(count))]
+def strong(force: float, conditions: Conditions, shape: Shape) -> float:
+    """α that takes a typical state over its hill twice over, and holds it within δ against the heat of flat land.
+
+    With U flat a chain settles at about D/α from its target (D numbers a state).
+    """
+    c, h, w = shape
+    return max(2 * force / conditions.temperature, (c * h * w - 1) / conditions.radius)
+
+
+def strengths(strongest: float, count: int = STRENGTHS) -> list[float]:
+    """α of a grid, weakest first, each half the next."""
+    return [strongest * 2.0**-k for k in reversed(range(count))]
 
 
 def choose(cells: Sequence[Cell]) -> Cell:

@@ -239,7 +239,7 @@ class _Chart:
         cells, done = [], 0
         for number, temperature in enumerate(temperatures):
             conditions = conditions_of(self.potential, states, s, temperature)
-            alphas = [s.strength] if s.strength else grid.strengths(pull, temperature)
+            alphas = [s.strength] if s.strength else grid.strengths(grid.strong(pull, conditions, self.potential.shape))
             side = grid.Side(
                 [
                     basins.Grouping(self.potential, few, a, conditions.radius, rounds=1, nearest=grid.NEAREST)
@@ -261,8 +261,9 @@ class _Chart:
         number = {state: basin for basin, state in enumerate(found.representatives)}
         pairs = barriers.neighbours(self.potential, states, found.representatives, s.neighbours)
         index = torch.tensor(found.representatives, device=states.device)
-        pull = grid.force(self.potential, states[index], energies[index]) / travel.conditions.temperature
-        search = barriers.Search(pairs, max(barriers.STRONGEST * strength, 4 * pull), s.trials)
+        pull = grid.force(self.potential, states[index], energies[index])
+        sure = 2 * grid.strong(pull, travel.conditions, self.potential.shape)
+        search = barriers.Search(pairs, max(barriers.STRONGEST * strength, sure), s.trials)
         for _ in self._work("barriers", travel, search):
             yield Progress("barriers", search.done, len(pairs), len(found.members), self.jobs)
         passes = [p for p in search.passes if p.job is not None]

@@ -64,7 +64,8 @@ def between(
     conditions = conditions_of(potential, ends, s, temperature)
     if float((ends[0] - ends[1]).norm()) <= conditions.radius:
         raise EBMError("both pictures relax into the same state", "give two that differ more, or --quench 0")
-    first = s.strength or 4 * grid.force(potential, ends, energies) / temperature
+    pull = grid.force(potential, ends, energies)
+    first = s.strength or 2 * grid.strong(pull, conditions, potential.shape)
     travel = Travel(potential, ends, conditions, s.seed, batch_size)
     search = barriers.Search([(0, 1), (1, 0)], first, s.trials, both=False)
     for results in travel.run(search):
