@@ -207,19 +207,19 @@ def test_a_gaussian_matches() -> None:
     """Langevin on the energy of data N(0, 0.3²) in the plane, from data; with the wrong variance it does not."""
     gen = torch.Generator().manual_seed(0)
 
-    def judged(factor: float) -> Outcome:
+    def judged(factor: float, steps: int, step_size: float) -> Outcome:
         model = Checkpoint(potential(lambda x: factor * x.square().sum(1) / 2 / 0.09), CONFIG, None, "", "")
-        settings = WalkSettings.of(model, steps=80, chains=60, moments=3, against="none", step_size=0.15)
+        settings = WalkSettings.of(model, steps=steps, chains=60, moments=3, against="none", step_size=step_size)
         walk = Walk(model, settings, Reference(x), 0.3 * torch.randn(60, 2, 1, 1, generator=gen))
-        assert len(list(walk.records())) == 81
+        assert len(list(walk.records())) == steps + 1
         return outcome(walk, baseline(model, walk.reference, settings))
 
     x = 0.3 * torch.randn(800, 2, 1, 1, generator=gen)
-    found = judged(1.0)
+    found = judged(1.0, 500, 0.15)
     assert found.judgement.matches, found.judgement
     assert found.measured.below.value == pytest.approx(0.5, abs=0.12)
-    assert judged(8.0).judgement.verdict is Verdict.OVERSATURATED
-    assert judged(0.2).judgement.verdict is Verdict.DIFFERS
+    assert judged(20.0, 60, 0.05).judgement.verdict is Verdict.OVERSATURATED
+    assert judged(0.2, 60, 0.3).judgement.verdict is Verdict.DIFFERS
 
 
 @pytest.mark.slow
