@@ -122,7 +122,7 @@ def pictures(folder: Path) -> tuple[Path, Path]:
 def test_from_one_picture_to_another(run: Path) -> None:
     """A strip of both ways and the lowest path, the energy along it, and numbers that agree."""
     pictures(run.parent)
-    words = ("map", "run", "--from", "one.png", "--to", "two.png", "--trials", 1, "--quench", 20)
+    words = ("map", "run", "--from", "one.png", "--to", "two.png", "--trials", 1, "--alpha", 3000)
     result = json.loads(ebm(*words, "--json", cwd=run.parent, check=0).stdout)
     assert result["out"] == "run-one-two.png"
     assert result["barrier"] == pytest.approx(max(result["energy"]))
