@@ -120,18 +120,11 @@ def pictures(folder: Path) -> tuple[Path, Path]:
 
 
 def test_from_one_picture_to_another(run: Path) -> None:
-    """A strip of both ways and the lowest path, the energy along it, and numbers that agree."""
+    """A model that has hardly learned has no basins to hold an end: no path is found, which is said, and no file."""
     pictures(run.parent)
-    words = ("map", "run", "--from", "one.png", "--to", "two.png", "--trials", 1, "--quench", 20)
-    result = json.loads(ebm(*words, "--json", cwd=run.parent, check=0).stdout)
-    assert result["out"] == "run-one-two.png"
-    assert result["barrier"] == pytest.approx(max(result["energy"]))
-    assert result["barrier"] >= max(result["ends"])
-    made = read_metadata(run.parent / result["out"])
-    assert made["rows"][0] == "lowest path"
-    with Image.open(run.parent / result["out"]) as strip:
-        assert strip.width > 10 * strip.height / len(made["rows"])
-    assert (run.parent / result["curve"]).is_file()
+    words = ("map", "run", "--from", "one.png", "--to", "two.png", "--trials", 1)
+    fails(ebm(*words, cwd=run.parent), "no path was found", "--alpha")
+    assert not (run.parent / "run-one-two.png").exists()
 
 
 def test_recall(run: Path) -> None:
