@@ -47,10 +47,12 @@ def test_what_is_warned_of(name: str, overrides: tuple[str, ...], sd: float | No
     assert keys(name, *overrides, sd=sd) == expected
 
 
-def test_every_shipped_recipe_is_in_order_but_where_it_says_so() -> None:
-    """A convergent recipe that ends with Adam, for a first look: its provenance says so."""
+def test_every_shipped_recipe_is_in_order() -> None:
+    """None of ours contradicts the paper; and one that is made to do so is seen to."""
     warned = {name: keys(name) for name in recipes.names()}
-    assert {k: v for k, v in warned.items() if v} == {"digits_quickstart": ["optimizer.name"]}
+    assert len(warned) > 30
+    assert not {k: v for k, v in warned.items() if v}
+    assert keys("digits_quickstart", "train.updates=2999") == ["optimizer.name"]
 
 
 def test_convergence_from_noise_takes_long_chains() -> None:
