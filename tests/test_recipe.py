@@ -482,8 +482,8 @@ def test_list_and_show() -> None:
 
 
 def test_diff(tmp_path: Path) -> None:
-    lines = invoke("diff", "gmm_shortrun", "rings-shortrun").stdout.splitlines()
-    assert lines[0].split() == ["gmm_shortrun", "rings-shortrun"]
+    lines = invoke("diff", "gmm_shortrun_release", "rings-shortrun-release").stdout.splitlines()
+    assert lines[0].split() == ["gmm_shortrun_release", "rings-shortrun-release"]
     assert [line.split() for line in lines[1:]] == [
         ["data.source", '"gmm"', '"rings"'],
         ["mcmc.init_scale", "1.0", "2.0"],
