@@ -46,7 +46,7 @@ class MapSettings:
         strength: α, 1/pixel units; left out, chosen on a grid.
         temperature: T of travel; left out, chosen on a grid.
         travel_step: ε of travel, pixel units; left out, `SLOWER`·ε·√(T over the model's).
-        patience: M, steps without a new least distance.
+        patience: M, steps without a new least distance; the far side of a ring takes over 120.
         limit: S_max, steps of a job.
         adjust: whether travel is Metropolis–Hastings adjusted.
         rounds: times a state is tried against its nearest basins.
@@ -63,7 +63,7 @@ class MapSettings:
     strength: float | None = None
     temperature: float | None = None
     travel_step: float | None = None
-    patience: int = 120
+    patience: int = 400
     limit: int = 4000
     adjust: bool = False
     rounds: int = basins.ROUNDS
