@@ -103,6 +103,7 @@ def test_energies_across_are_those_of_normal_laws() -> None:
     assert [row[0] for row in table] == ["a", "b", "the data, other half"]
     assert {len(row) for row in table} == {len(sheet.HEADER)}
     assert {len(row) for row in sheet.cross_rows(found.crossings)} == {len(sheet.CROSS_HEADER)}
+    assert any(f"to normal, {own.short.distance.images} samples;" in note for note in sheet.notes(found))
     # The same noise for all: the two long runs differ by the two means alone.
     torch.testing.assert_close(own.long.x + 1.0, far.long.x, atol=2e-3, rtol=0)
 

@@ -85,7 +85,7 @@ def notes(comparison: Comparison) -> list[str]:
     d = first.short.distance
     lines = [
         f"energy: how far its mean is from that of {comparison.data}, in standard deviations of the data's energy",
-        f"distance: {reference.name} to {comparison.data}, {d.count} samples; the data's other half "
+        f"distance: {reference.name} to {comparison.data}, {d.images} samples; the data's other half "
         f"{_plain(d.data, 3)}, a Gaussian with the data's mean and covariance {_plain(d.gaussian, 3)}",
         "|x|: mean |pixel| over the data's; far above 1 is oversaturated" if not reference.points else "",
         f"short: as each model was trained; long: {comparison.steps:,} steps; the same starts and noise for all; "
