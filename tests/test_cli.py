@@ -218,7 +218,7 @@ def test_env_tells_all_but_the_token(run_cli) -> None:
 
 @pytest.mark.parametrize("name", ["auto", "cpu", "cuda", "cuda:1", "mps"])
 def test_device_names(name: str) -> None:
-    """What DESIGN names is taken."""
+    """All of the words that users may know are taken."""
     assert check_device(name) == name
 
 
