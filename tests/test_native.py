@@ -17,6 +17,7 @@ from scipy import stats
 from torch import Tensor, nn
 
 from ebmcli.sampler import native
+from ebmcli.sampler.library import libraries
 from ebmcli.sampler.native import NativeStack, normal
 
 ROOT = Path(__file__).parents[1]
@@ -164,12 +165,12 @@ def test_a_path_is_a_loop_of_energy_and_grad_and_normal(name: str) -> None:
     state, length = x.clone(), torch.zeros(n)
     energies, norms = [], []
     for step in range(steps + 1):
-        energy, grad = stack.energy_and_grad(state)
+        energy, grad = (scale * value for value in stack.energy_and_grad(state))
         energies.append(energy)
         norms.append(grad.flatten(1).norm(dim=1))
         if step < steps:
             z = normal(key, chains, 9 + step, size).view_as(state)
-            new = state - (0.5 * epsilon**2 * scale / temperature) * grad + tau * epsilon * z
+            new = state - (0.5 * epsilon**2 / temperature) * grad + tau * epsilon * z
             length += (new - state).flatten(1).norm(dim=1)
             state = new
     assert path.energy.shape == path.grad_norm.shape == (steps + 1, n)
@@ -182,6 +183,55 @@ def test_a_path_is_a_loop_of_energy_and_grad_and_normal(name: str) -> None:
         assert error.quantile(0.9) < 1e-5
         if "leak 1" in name:
             assert error.max() < 1e-4
+
+
+@needs_kernel
+@pytest.mark.parametrize("name", ["16x16x1 w8", "28x28x1 w24", "toy", "uneven"])
+def test_a_known_gradient_saves_one_and_leaves_the_same_bits(name: str) -> None:
+    network, shape = made(name)
+    stack, x = NativeStack(network, shape), images(21, shape)
+    settings = {"step_size": 0.05, "scale": 30.0, "noise": 1.0, "temperature": 1.0, "key": 4}
+    whole = stack.langevin(x, steps=6, chains=torch.arange(21), **settings)
+    first = stack.langevin(x, steps=2, chains=torch.arange(21), **settings)
+    start = (first.energy[-1], first.grad)
+    second = stack.langevin(first.x, steps=4, chains=torch.arange(21), step0=2, start=start, **settings)
+    assert torch.equal(second.x, whole.x)
+    assert torch.equal(torch.cat([first.energy, second.energy[1:]]), whole.energy)
+    assert torch.equal(torch.cat([first.grad_norm, second.grad_norm[1:]]), whole.grad_norm)
+    assert torch.equal(second.grad, whole.grad)
+    # That the gradient is taken as given, not computed: another one is followed.
+    other = stack.langevin(first.x, steps=1, chains=torch.arange(21), start=(start[0], 2 * start[1]), **settings)
+    assert torch.equal(other.grad_norm[0], 2 * second.grad_norm[0])
+
+
+@needs_kernel
+@pytest.mark.parametrize("name", CASES)
+def test_sixteen_lanes_eight_lanes_and_joined_blocks_give_the_same_bits(name: str, threads) -> None:
+    network, shape = made(name)
+    stack, x = NativeStack(network, shape), images(48, shape)
+    settings = {"steps": 1, "step_size": 0.05, "scale": 30.0, "noise": 1.0, "temperature": 1.0, "key": 4}
+    threads(1)
+    assert [piece[1:] for piece in stack._pieces(48, 1)] == [(48, 16)]
+    assert [piece[1:] for piece in stack._pieces(16, 1)] == [(16, 16)]
+    assert [piece[1:] for piece in stack._pieces(8, 1)] == [(8, 8)]
+    joined = stack.langevin(x, chains=torch.arange(48), **settings)
+    for size in (16, 8):
+        part = stack.langevin(x[:size], chains=torch.arange(size), **settings)
+        for got, expected in zip(part, joined, strict=True):
+            chains = expected[:, :size] if expected.dim() == 2 else expected[:size]
+            assert torch.equal(got, chains)
+
+
+@needs_kernel
+def test_every_chain_is_in_one_piece_and_threads_get_as_many() -> None:
+    network, shape = made("toy")
+    stack = NativeStack(network, shape)
+    for n in [1, 7, 8, 9, 16, 17, 31, 50, 64, 100, 127, 1000]:
+        for threads in (1, 2, 3):
+            pieces = sorted(stack._pieces(n, min(threads, -(-n // 8))))
+            assert [piece.first for piece in pieces] == [sum(p.many for p in pieces[:k]) for k in range(len(pieces))]
+            assert sum(piece.many for piece in pieces) == n
+            assert all(piece.many <= (48 if piece.lanes == 16 else 8) for piece in pieces)
 
 
 @needs_kernel
@@ -266,7 +316,7 @@ def philox(counter: list[int], key: int) -> list[int]:
 def test_philox_gives_the_published_words() -> None:
     def kernel(counter: list[int], key: int) -> list[int]:
         words, out = np.array(counter, dtype=np.uint32), np.zeros(4, dtype=np.uint32)
-        native._library().ebm_philox(key, words.ctypes.data, out.ctypes.data)
+        libraries().wide.ebm_philox(key, words.ctypes.data, out.ctypes.data)
         return out.tolist()
 
     assert kernel([0] * 4, 0) == [0x6627E8D5, 0xE169C58D, 0xBC57AC4C, 0x9B00DBD8]
@@ -355,12 +405,14 @@ def test_it_can_be_turned_off(tmp_path: Path) -> None:
 
 
 @needs_kernel
-def test_the_library_is_built_once_and_leaves_one_file(tmp_path: Path) -> None:
+def test_the_library_is_built_once_and_leaves_two_files(tmp_path: Path) -> None:
     assert report(tmp_path, EBM_NATIVE="1") == "True \n"
-    (built,) = tmp_path.iterdir()
-    stamp = built.stat().st_mtime_ns
+    built = sorted(tmp_path.iterdir())
+    stamps = [file.stat().st_mtime_ns for file in built]
+    assert len(built) == 2
     assert report(tmp_path) == "True \n"
-    assert built.stat().st_mtime_ns == stamp
+    assert sorted(tmp_path.iterdir()) == built
+    assert [file.stat().st_mtime_ns for file in built] == stamps
 
 
 @needs_kernel
@@ -379,7 +431,7 @@ from test_native import CASES, NativeStack, images, made, native, normal
 for name in CASES:
     network, shape = made(name)
     stack, settings = NativeStack(network, shape), dict(step_size=0.1, scale=1.0, noise=1.0, temperature=1.0, key=1)
-    for n in (1, 16, 19):
+    for n in (1, 16, 19, 41):
         stack.energy_and_grad(images(n, shape))
         stack.langevin(images(n, shape), steps=2, chains=torch.arange(n), **settings)
 normal(1, torch.arange(17), 0, 7)

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from ebmcli.networks import Shape
 from ebmcli.sampler import steps as path
-from ebmcli.sampler.native import PathResult
+from ebmcli.sampler.native import PathResult, Start
 from ebmcli.sampler.precision import float32
 
 LONG = 25
@@ -80,7 +80,7 @@ class Graph:
         self._energy = torch.zeros(n, device=device)
         self._chains = torch.zeros(n, dtype=torch.int64, device=device)
         self._key, self._step = number(torch.int64), number(torch.int64)
-        self._drift, self._sigma = number(torch.float32), number(torch.float32)
+        self._scale, self._drift, self._sigma = (number(torch.float32) for _ in range(3))
 
     def energy(self, x: Tensor) -> Tensor:
         """F(x) [n]; not recorded, since no sampler calls it in a loop."""
@@ -90,6 +90,7 @@ class Graph:
         """F(x) [n] and ∂F/∂x [n c h w]."""
         energy, grad = x.new_empty(len(x)), torch.empty(x.shape, dtype=x.dtype, device=x.device)
         with float32(self.device), torch.no_grad():
+            self._scale.fill_(1.0)
             for first in range(0, len(x), len(self._x)):
                 here = slice(first, first + len(self._x))
                 self._start(x[here])
@@ -109,6 +110,7 @@ class Graph:
         key: int,
         chains: Tensor,
         step0: int = 0,
+        start: Start | None = None,
     ) -> PathResult:
         """`steps` Langevin steps; arguments and result as `NativeStack.langevin`."""
         n = len(x)
@@ -116,7 +118,8 @@ class Graph:
         energy, norms = x.new_empty(steps + 1, n), x.new_empty(steps + 1, n)
         length = x.new_zeros(n)
         with float32(self.device), torch.no_grad():
-            self._drift.fill_(0.5 * step_size**2 * scale / temperature)
+            self._scale.fill_(scale)
+            self._drift.fill_(0.5 * step_size**2 / temperature)
             self._sigma.fill_(noise * step_size)
             self._key.fill_((key & (2**64 - 1)) - (2**64 if key & 2**63 else 0))  # the same bits, signed
             for first in range(0, n, len(self._x)):
@@ -124,7 +127,7 @@ class Graph:
                 count = len(x[here])
                 self._chains[:count] = chains[here]
                 self._step.fill_(step0)
-                self._start(x[here])
+                self._start(x[here], None if start is None else (start[0][here], start[1][here]))
                 energy[0, here], norms[0, here] = self._energy[:count], path.norm(self._grad)[:count]
                 done = 0
                 while done < steps:
@@ -140,14 +143,24 @@ class Graph:
 
     # --- what is recorded ---------------------------------------------------------------------------------------------
 
-    def _start(self, x: Tensor) -> None:
+    def _start(self, x: Tensor, known: Start | None = None) -> None:
         """Put chains into the fixed tensors, zeros after them, and their energy and gradient beside them."""
         self._x[: len(x)] = x
         self._x[len(x) :] = 0
-        self._replay(0, False)
+        if known is None:
+            self._replay(0, False)
+            return
+        for place, value in zip((self._energy, self._grad), known, strict=True):
+            place[: len(x)] = value
+            place[len(x) :] = 0
+
+    def _gradient(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """U [n] and ∂U/∂x."""
+        energy, grad = self._inner.energy_and_grad(x)
+        return energy * self._scale, grad * self._scale
 
     def _first(self) -> None:
-        energy, grad = self._inner.energy_and_grad(self._x)
+        energy, grad = self._gradient(self._x)
         self._energy.copy_(energy)
         self._grad.copy_(grad)
 
@@ -157,7 +170,7 @@ class Graph:
         if noise:
             z = path.draw(self._key, self._chains, self._step, count, self.shape)
         made = path.advance(
-            self._inner.energy_and_grad,
+            self._gradient,
             path.Point(self._x, self._energy, self._grad),
             count,
             self._drift,

@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ebmcli.networks import NonLocal, NonLocalBlock, Shape
-from ebmcli.sampler import native
+from ebmcli.sampler.plain import flat, parse
 
 aten = torch.ops.aten
 Kept = tuple[Tensor, ...]
@@ -213,8 +213,8 @@ def read(network: nn.Module, shape: Shape) -> list[Layer]:
 
 def _read_plain(network: nn.Module, shape: Shape) -> list[Layer]:
     # The parser wants a network on the CPU; the weights are read from the one that was given.
-    parsed, factor = native._parse(copy.deepcopy(network).cpu(), shape)
-    modules = [m for m in native._flat(network) if isinstance(m, nn.Conv2d | nn.Linear)]
+    parsed, factor = parse(copy.deepcopy(network).cpu(), shape)
+    modules = [m for m in flat(network) if isinstance(m, nn.Conv2d | nn.Linear)]
     layers: list[Layer] = [Unshuffle()] if factor > 1 else []
     for module, layer in zip(modules, parsed, strict=True):
         c, _, ky, kx, _, _, py, px, h, w = layer.numbers

@@ -1,10 +1,12 @@
 // Energy and input gradient of a plain convolution stack, and whole Langevin paths, on the CPU.
 //
-// One SIMD lane is one chain. Sixteen chains form a block, and one thread carries a block from the image to
-// the gradient and, for a path, through all of its steps. Every number of a block lies as
+// One SIMD lane is one chain. Sixteen chains form a block (eight in a second build of this file, EBM_LANES=8, for
+// what is left over), and one thread carries up to three blocks from the image to the gradient and, for a path,
+// through all of its steps. Every number of a block lies as
 //     [row][column][channel][16 chains]  float32,
 // so a convolution is "one weight, broadcast, times a vector of chains", and no lane ever meets another one:
-// a chain's result does not depend on its lane, its block, the size of the batch or the thread.
+// a chain's result does not depend on its lane, its block, the size of the batch or the thread. Several blocks are
+// to the arithmetic just more pixels; deep layers have few pixels and many weights, which are then read once.
 //
 // Convolution, direct form. Activations keep a border of zeros, so no kernel has edge cases, and one row of a
 // filter (columns x channels) is one contiguous run of vectors. `tile<P, O>` accumulates P output pixels x O
@@ -30,13 +32,23 @@
 #include <cstring>
 #include <vector>
 
+#if defined(__x86_64__)
+#include <immintrin.h>
+#elif defined(__aarch64__)
+#include <arm_neon.h>
+#endif
+
 #define UNROLL _Pragma("GCC unroll 8")
 
 namespace {
 
-constexpr int LANES = 16;
-#if defined(__AVX512F__)
-constexpr int WIDTH = 16, ACCUMULATORS = 24;  // 32 registers of 16 floats
+#ifndef EBM_LANES
+#define EBM_LANES 16
+#define EBM_BLOCKS 3
+#endif
+constexpr int LANES = EBM_LANES, BLOCKS = EBM_BLOCKS;  // chains of a block; blocks that go together, at most
+#if defined(__AVX512F__) && defined(__AVX512VL__)
+constexpr int WIDTH = LANES, ACCUMULATORS = 24;  // 32 registers of 16 or 8 floats
 #elif defined(__AVX__)
 constexpr int WIDTH = 8, ACCUMULATORS = 12;  // 16 registers of 8: a block is two halves
 #elif defined(__aarch64__)
@@ -54,6 +66,21 @@ typedef uint32_t lanes_u __attribute__((vector_size(LANES * 4)));
 inline vec load(const float *p) { return *reinterpret_cast<const vec *>(p); }
 inline void store(float *p, vec v) { *reinterpret_cast<vec *>(p) = v; }
 
+// a * b + c, in one rounding where the CPU can. Written out, and the compiler forbidden to contract anything else: where
+// it did so depended on the number of lanes.
+inline vec multiply_add(vec a, vec b, vec c) {
+#if defined(__AVX512F__) && EBM_LANES == 16
+    return (vec)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
+#elif defined(__FMA__)
+    return (vec)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c);
+#elif defined(__aarch64__)
+    return (vec)vfmaq_f32((float32x4_t)c, (float32x4_t)a, (float32x4_t)b);
+#else
+    return a * b + c;
+#endif
+}
+inline vec multiply_add(float a, vec b, vec c) { return multiply_add(vec{} + a, b, c); }
+
 // ---------------------------------------------------------------------------------------------------------------
 // The register-blocked product that every convolution comes down to.
 
@@ -63,9 +90,10 @@ struct Group { int64_t first, width, weights; };  // output channels done togeth
 
 struct Pass {
     int64_t channels = 0, rows = 0, run = 0, row_stride = 0;  // outputs; filter rows; vectors a row; floats to the next
+    int64_t pixels = 0;  // of one block
     Epilogue epilogue = PLAIN;
     float leak = 1;
-    std::vector<int64_t> source, target;  // per output pixel, in floats
+    std::vector<int64_t> source, target;  // per output pixel of the first block, then of the others, in floats
     std::vector<Group> groups;
     std::vector<float> weights, bias;  // [group][row][run][width]; [channels] or empty
 
@@ -110,7 +138,7 @@ void tile(const Pass &pass, const Group &group, int64_t pixel, const float *in, 
                 UNROLL for (int p = 0; p < P; p++) value[p] = load(x[p] + k * LANES);
                 UNROLL for (int o = 0; o < O; o++) {
                     const vec weight = vec{} + w[o];
-                    UNROLL for (int p = 0; p < P; p++) acc[p][o] += value[p] * weight;
+                    UNROLL for (int p = 0; p < P; p++) acc[p][o] = multiply_add(value[p], weight, acc[p][o]);
                 }
             }
         }
@@ -142,8 +170,8 @@ void run_group(const Pass &pass, const Group &group, int64_t first, int64_t last
 
 // What is larger, the weights or the pixels, is read once; the other stays in the cache. The order of the tiles
 // does not touch the results.
-void run(const Pass &pass, const float *in, float *out) {
-    const int64_t count = pass.source.size(), step = 24;  // a multiple of every P
+void run(const Pass &pass, int64_t blocks, const float *in, float *out) {
+    const int64_t count = blocks * pass.pixels, step = 24;  // a multiple of every P
     if ((int64_t)pass.weights.size() > 65536)
         for (const Group &g : pass.groups) run_group(pass, g, 0, count, in, out);
     else
@@ -173,12 +201,13 @@ template <> struct Transform<3> {
 template <> struct Transform<4> {
     static void input(const vec *d, vec *r) {
         const vec a = d[3] - d[1], b = d[3] - d[2];
-        r[0] = a + 2.f * (d[0] - d[2]), r[1] = b - 2.f * d[1], r[2] = b + 2.f * (d[1] - d[2]), r[3] = a;
-        r[4] = d[4] - d[2] - 2.f * a;
+        r[0] = multiply_add(2.f, d[0] - d[2], a), r[1] = multiply_add(-2.f, d[1], b);
+        r[2] = multiply_add(2.f, d[1] - d[2], b), r[3] = a, r[4] = multiply_add(-2.f, a, d[4] - d[2]);
     }
     static void output(const vec *p, vec *y) {
         const vec a = p[1] + p[2], b = p[1] - p[2];
-        y[0] = p[0] + a + p[3], y[1] = b + 2.f * p[3], y[2] = a + 4.f * p[3], y[3] = b + 8.f * p[3] + p[4];
+        y[0] = p[0] + a + p[3], y[1] = multiply_add(2.f, p[3], b), y[2] = multiply_add(4.f, p[3], a);
+        y[3] = multiply_add(8.f, p[3], b) + p[4];
     }
 };
 
@@ -192,9 +221,9 @@ struct Tile { int64_t source, target, rows, columns; };  // first input and outp
 struct Winograd {
     int64_t m = 0, at_once = 0;  // m = 0: not used. at_once: tiles whose factors lie in the scratch together
     int64_t row = 0, column = 0, out_row = 0, out_column = 0;  // between a tile's values, in floats
-    int64_t channels = 0;
+    int64_t channels = 0, count = 0;  // of a part; tiles of one block
     std::vector<int64_t> parts;  // offsets of the polyphase parts, each of `channels` channels
-    std::vector<Tile> tiles;
+    std::vector<Tile> tiles;  // of the first block, then of the others
     Pass products;  // pixels: the tiles in the scratch; weights [group][n*n][part, channel][width]
     int64_t pitch() const { return (at_once * products.run + 1) * LANES; }  // + 1: no two positions share a cache set
     int64_t product_pitch() const { return (at_once * CHANNELS_AT_ONCE + 1) * LANES; }
@@ -235,7 +264,8 @@ void plan(Winograd &win, const Pass &direct, int64_t rows, int64_t columns, int6
     p.channels = direct.channels, p.rows = n2, p.run = step * step * channels;
     p.layout();
     p.rows = 1;  // run for one position at a time
-    win.at_once = (int64_t)win.tiles.size();
+    win.count = (int64_t)win.tiles.size();
+    win.at_once = BLOCKS * win.count;
     const int64_t fit = 1700000 / (n2 * p.run * LANES * 4);  // more than 1.7 MB of factors was never faster
     if (win.at_once > fit) win.at_once = fit < 1 ? 1 : fit < 3 ? fit : fit / 3 * 3;
     for (int64_t t = 0; t < win.at_once; t++) {
@@ -266,12 +296,12 @@ void transform(Winograd &win, const Pass &direct) {
 }
 
 template <int M>
-void run_winograd(const Pass &pass, const Winograd &win, const float *in, float *out, float *scratch) {
+void run_winograd(const Pass &pass, const Winograd &win, int64_t blocks, const float *in, float *out, float *scratch) {
     constexpr int N = M + 1;
     const int64_t pitch = win.pitch(), product_pitch = win.product_pitch(), K = win.products.run;
     float *products = scratch + N * N * pitch;
-    for (int64_t first = 0; first < (int64_t)win.tiles.size(); first += win.at_once) {
-        const int64_t left = win.tiles.size() - first, count = left < win.at_once ? left : win.at_once;
+    for (int64_t first = 0; first < blocks * win.count; first += win.at_once) {
+        const int64_t left = blocks * win.count - first, count = left < win.at_once ? left : win.at_once;
         for (int64_t t = 0; t < count; t++)
             for (size_t part = 0; part < win.parts.size(); part++)
                 for (int64_t c = 0; c < win.channels * LANES; c += WIDTH) {
@@ -370,7 +400,8 @@ struct Net {
     std::vector<Layer> layers;
     std::vector<Image> images;  // images[l] is the input of layer l
     std::vector<int64_t> element, gradient;  // where the c*h*w elements of the image, and of its gradient, lie
-    int64_t gradient_offset = 0, scratch_offset = 0, floats = 0;
+    int64_t gradient_offset = 0, block = 0, scratch = 0;  // floats: of one block, and beside the blocks
+    int64_t floats() const { return BLOCKS * block + scratch; }
 };
 
 void reach(Net &net, size_t l) {
@@ -454,24 +485,43 @@ void pack(Layer &layer, const float *weight, const float *bias) {
         if (g.winograd.m) transform(g.winograd, g.direct);
 }
 
-void run(const Net &net, const Convolution &convolution, float *work) {
-    float *scratch = work + net.scratch_offset;
-    switch (convolution.winograd.m) {
-    case 2: return run_winograd<2>(convolution.direct, convolution.winograd, work, work, scratch);
-    case 3: return run_winograd<3>(convolution.direct, convolution.winograd, work, work, scratch);
-    case 4: return run_winograd<4>(convolution.direct, convolution.winograd, work, work, scratch);
-    default: return run(convolution.direct, work, work);
+// The tables of a convolution's pixels and tiles, for all blocks.
+void repeat(Convolution &convolution, int64_t block) {
+    Pass &pass = convolution.direct;
+    std::vector<Tile> &tiles = convolution.winograd.tiles;
+    const size_t pixels = pass.pixels = pass.source.size(), count = tiles.size();
+    for (int64_t b = 1; b < BLOCKS; b++) {
+        for (size_t p = 0; p < pixels; p++) {
+            pass.source.push_back(pass.source[p] + b * block);
+            pass.target.push_back(pass.target[p] + b * block);
+        }
+        for (size_t t = 0; t < count; t++) {
+            const Tile &one = tiles[t];
+            tiles.push_back({one.source + b * block, one.target + b * block, one.rows, one.columns});
+        }
     }
 }
 
-// Energy to the last image (then replaced by its own gradient), gradient to the first's.
-void evaluate(const Net &net, float *work, float *energy) {
-    for (const Layer &layer : net.layers) run(net, layer.forward, work);
-    float *last = work + net.images.back().at(0, 0);
-    memcpy(energy, last, LANES * sizeof(float));
-    for (int i = 0; i < LANES; i++) last[i] = last[i] > 0 ? 1.f : net.layers.back().leak;
+void run(const Net &net, const Convolution &convolution, int64_t blocks, float *work) {
+    float *scratch = work + BLOCKS * net.block;
+    switch (convolution.winograd.m) {
+    case 2: return run_winograd<2>(convolution.direct, convolution.winograd, blocks, work, work, scratch);
+    case 3: return run_winograd<3>(convolution.direct, convolution.winograd, blocks, work, work, scratch);
+    case 4: return run_winograd<4>(convolution.direct, convolution.winograd, blocks, work, work, scratch);
+    default: return run(convolution.direct, blocks, work, work);
+    }
+}
+
+// Energies to the last image (then replaced by their own gradient), gradient to the first's.
+void evaluate(const Net &net, int64_t blocks, float *work, float *energy) {
+    for (const Layer &layer : net.layers) run(net, layer.forward, blocks, work);
+    for (int64_t b = 0; b < blocks; b++) {
+        float *last = work + b * net.block + net.images.back().at(0, 0);
+        memcpy(energy + b * LANES, last, LANES * sizeof(float));
+        for (int i = 0; i < LANES; i++) last[i] = last[i] > 0 ? 1.f : net.layers.back().leak;
+    }
     for (size_t l = net.layers.size(); l-- > 0;)
-        for (const Convolution &phase : net.layers[l].backward) run(net, phase, work);
+        for (const Convolution &phase : net.layers[l].backward) run(net, phase, blocks, work);
 }
 
 // ---------------------------------------------------------------------------------------------------------------
@@ -575,10 +625,10 @@ void *ebm_create(int64_t count, const int64_t *layers, const float *leaks, int64
     last.channels = last.height = last.width = 1;
     net->images.push_back(last);
     for (size_t l = 0; l < net->layers.size(); l++) reach(*net, l);
-    for (Image &image : net->images) image.offset = net->floats, net->floats += image.size();
-    net->gradient_offset = net->floats;
+    for (Image &image : net->images) image.offset = net->block, net->block += image.size();
+    net->gradient_offset = net->block;
     const Image first = net->images[0];
-    net->floats += first.channels * first.height * first.width * LANES;
+    net->block += first.channels * first.height * first.width * LANES;
     const int64_t s = unshuffle, square = s * s;
     for (int64_t c = 0; c < first.channels / square; c++)
         for (int64_t y = 0; y < first.height * s; y++)
@@ -588,64 +638,84 @@ void *ebm_create(int64_t count, const int64_t *layers, const float *leaks, int64
                 net->gradient.push_back(net->gradient_offset +
                                         ((y / s * first.width + x / s) * first.channels + channel) * LANES);
             }
-    int64_t scratch = 0;
+    auto finish = [&](Convolution &g) {
+        repeat(g, net->block);
+        if (g.winograd.scratch() > net->scratch) net->scratch = g.winograd.scratch();
+    };
     for (size_t l = 0; l < net->layers.size(); l++) {
         plan(*net, l);
-        const Layer &layer = net->layers[l];
-        if (layer.forward.winograd.scratch() > scratch) scratch = layer.forward.winograd.scratch();
-        for (const Convolution &g : layer.backward)
-            if (g.winograd.scratch() > scratch) scratch = g.winograd.scratch();
+        finish(net->layers[l].forward);
+        for (Convolution &g : net->layers[l].backward) finish(g);
     }
-    net->scratch_offset = net->floats, net->floats += scratch;
     return net;
 }
 
 void ebm_free(void *net) { delete static_cast<Net *>(net); }
 
-int64_t ebm_floats(const void *net) { return static_cast<const Net *>(net)->floats; }
+int64_t ebm_floats(const void *net) { return static_cast<const Net *>(net)->floats(); }
 
 void ebm_pack(void *net, int64_t layer, const float *weight, const float *bias) {
     pack(static_cast<Net *>(net)->layers[layer], weight, bias);
 }
 
-// One block. work: ebm_floats floats, 64-byte aligned, zero before its first use with this net, then left alone.
-// x, x_out, grad [count][size]; chains [count]; energy, norm [steps+1] rows of `stride` floats; length [count].
-// State l+1 = state l - drift * gradient + sigma * noise(step0 + l). x_out and length may be null.
-void ebm_path(const void *handle, float *work, int64_t count, const float *x, float *x_out, float *grad, float *energy,
-              float *norm, float *length, int64_t stride, int64_t steps, float drift, float sigma, uint64_t key,
-              const int64_t *chains, int64_t step0) {
+// Up to BLOCKS * LANES chains. work: ebm_floats floats, 64-byte aligned, zero before its first use with this net, then
+// left alone. x, x_out, slope, grad [count][size]; chains [count]; energy, norm [steps+1] rows of `stride` floats;
+// length [count]. Energies and gradients are those of U = scale * F. State l+1 = state l - drift * gradient
+// + sigma * noise(step0 + l). slope: the gradient at x, whose energy is then in the first row already, or null.
+// x_out and length may be null.
+void ebm_path(const void *handle, float *work, int64_t count, const float *x, const float *slope, float *x_out,
+              float *grad, float *energy, float *norm, float *length, int64_t stride, int64_t steps, float scale,
+              float drift, float sigma, uint64_t key, const int64_t *chains, int64_t step0) {
     const Net &net = *static_cast<const Net *>(handle);
-    const int64_t size = net.element.size();
-    int64_t ids[LANES] = {};
+    const int64_t size = net.element.size(), blocks = (count + LANES - 1) / LANES;
+    auto put = [&](const float *values, const std::vector<int64_t> &places) {
+        for (int64_t i = 0; i < blocks * LANES; i++)
+            for (int64_t e = 0; e < size; e++)
+                work[i / LANES * net.block + places[e] + i % LANES] = i < count ? values[i * size + e] : 0.f;
+    };
+    auto take = [&](float *values, const std::vector<int64_t> &places) {
+        for (int64_t i = 0; i < count; i++)
+            for (int64_t e = 0; e < size; e++) values[i * size + e] = work[i / LANES * net.block + places[e] + i % LANES];
+    };
+    int64_t ids[BLOCKS * LANES] = {};
     for (int64_t i = 0; i < count; i++) ids[i] = chains ? chains[i] : 0;
-    for (int64_t e = 0; e < size; e++)
-        for (int64_t i = 0; i < LANES; i++) work[net.element[e] + i] = i < count ? x[i * size + e] : 0.f;
-    lanes_f travelled = {};
+    put(x, net.element);
+    if (slope) put(slope, net.gradient);
+    lanes_f travelled[BLOCKS] = {};
     for (int64_t l = 0;; l++) {
-        float value[LANES];
-        evaluate(net, work, value);
-        Squares slope, moved;
-        for (int64_t e = 0; e < size; e++) slope.add(e, block(work + net.gradient[e]));
-        const lanes_f root = slope.root();
-        for (int64_t i = 0; i < count; i++) energy[l * stride + i] = value[i], norm[l * stride + i] = root[i];
-        if (l == steps) break;
-        for (int64_t e = 0; e < size; e += 4) {
-            lanes_f z[4] = {};
-            if (sigma != 0) four_normals(key, (uint32_t)(e / 4), (uint32_t)(step0 + l), ids, z);
-            for (int64_t j = e; j < size && j < e + 4; j++) {
-                const lanes_f change = sigma * z[j - e] - drift * block(work + net.gradient[j]);
-                *reinterpret_cast<lanes_f *>(work + net.element[j]) += change;
-                moved.add(j, change);
-            }
+        float value[BLOCKS * LANES];
+        const bool known = l == 0 && slope;
+        if (!known) {
+            evaluate(net, blocks, work, value);
+            for (int64_t i = 0; i < count; i++) energy[l * stride + i] = scale * value[i];
         }
-        travelled += moved.root();
+        for (int64_t b = 0; b < blocks; b++) {
+            float *here = work + b * net.block;
+            Squares steepness, moved;
+            for (int64_t e = 0; e < size; e++) {
+                lanes_f &g = *reinterpret_cast<lanes_f *>(here + net.gradient[e]);
+                if (!known) g *= scale;
+                steepness.add(e, g);
+            }
+            const lanes_f root = steepness.root();
+            for (int64_t i = 0; i < LANES && b * LANES + i < count; i++) norm[l * stride + b * LANES + i] = root[i];
+            if (l == steps) continue;
+            for (int64_t e = 0; e < size; e += 4) {
+                lanes_f z[4] = {};
+                if (sigma != 0) four_normals(key, (uint32_t)(e / 4), (uint32_t)(step0 + l), ids + b * LANES, z);
+                for (int64_t j = e; j < size && j < e + 4; j++) {
+                    const lanes_f change = sigma * z[j - e] - drift * block(here + net.gradient[j]);
+                    *reinterpret_cast<lanes_f *>(here + net.element[j]) += change;
+                    moved.add(j, change);
+                }
+            }
+            travelled[b] += moved.root();
+        }
+        if (l == steps) break;
     }
-    for (int64_t i = 0; i < count; i++) {
-        for (int64_t e = 0; e < size; e++) grad[i * size + e] = work[net.gradient[e] + i];
-        if (x_out)
-            for (int64_t e = 0; e < size; e++) x_out[i * size + e] = work[net.element[e] + i];
-        if (length) length[i] = travelled[i];
-    }
+    take(grad, net.gradient);
+    if (x_out) take(x_out, net.element);
+    for (int64_t i = 0; length && i < count; i++) length[i] = travelled[i / LANES][i % LANES];
 }
 
 // out [count][size]: the numbers that step `step` of a path adds (times sigma) to the chains.

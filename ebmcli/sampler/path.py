@@ -55,21 +55,20 @@ def _fused(kernel: Langevin, state: LangevinState, steps: int) -> Path[LangevinS
     """All steps of a block of chains in one call, while the block is in a core's cache."""
     potential, fused = cast("Potential", kernel.potential), kernel.fused
     assert fused is not None
-    scale = potential.energy_scale
     result = fused(
         state.x,
         steps=steps,
         step_size=kernel.step_size,
-        scale=scale,
+        scale=potential.energy_scale,
         noise=kernel.noise,
         temperature=kernel.temperature,
         key=state.stream.key,
         chains=state.chains,
         step0=state.step,
+        start=(state.energy, state.grad),
     )
-    energy = scale * result.energy
-    end = state._replace(x=result.x, energy=energy[-1], grad=scale * result.grad, step=state.step + steps)
-    return Path(end, energy, scale * result.grad_norm, result.path_length)
+    end = state._replace(x=result.x, energy=result.energy[-1], grad=result.grad, step=state.step + steps)
+    return Path(end, result.energy, result.grad_norm, result.path_length)
 
 
 def sample(kernel: Kernel[S], state: S, steps: int, every: int = 1) -> Iterator[Path[S]]:

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from ebmcli.networks import Shape
 from ebmcli.sampler import steps as path
 from ebmcli.sampler.layers import Kept, Layer, read
-from ebmcli.sampler.native import PathResult
+from ebmcli.sampler.native import PathResult, Start
 from ebmcli.sampler.precision import float32
 
 GRAIN = 8
@@ -141,13 +141,14 @@ class Stack:
         key: int,
         chains: Tensor,
         step0: int = 0,
+        start: Start | None = None,
     ) -> PathResult:
         """`steps` Langevin steps; arguments and result as `NativeStack.langevin`.
 
         A block makes its whole path on one thread.
         """
         n = len(x)
-        drift, sigma = 0.5 * step_size**2 * scale / temperature, noise * step_size
+        drift, sigma = 0.5 * step_size**2 / temperature, noise * step_size
         end, grad = (torch.empty(x.shape, dtype=x.dtype, device=x.device) for _ in range(2))
         energy, norms = x.new_empty(steps + 1, n), x.new_empty(steps + 1, n)
         length = x.new_zeros(n)
@@ -160,13 +161,14 @@ class Stack:
             def slope(y: Tensor) -> tuple[Tensor, Tensor]:
                 # Not .contiguous(): with one channel that leaves the strides, by which torch picks the slow layout.
                 value, g = self._gradient(y.clone(memory_format=torch.channels_last), packed)
-                return value, g.contiguous()
+                return value * scale, g.contiguous().mul_(scale)
 
-            def draw(first: int, many: int) -> Tensor:
-                return path.draw(key, ids, step0 + first, many, self.shape)
+            def draw(begin: int, many: int) -> Tensor:
+                return path.draw(key, ids, step0 + begin, many, self.shape)
 
-            start = self._padded(x, piece).contiguous()
-            point = path.Point(start, *slope(start))
+            first = self._padded(x, piece).contiguous()
+            known = (self._padded(t, piece).contiguous() for t in start) if start else slope(first)
+            point = path.Point(first, *known)
             energy[0, here], norms[0, here] = point.energy[:count], path.norm(point.grad)[:count]
             if steps:
                 made = path.advance(slope, point, steps, drift, sigma, draw if noise else None)

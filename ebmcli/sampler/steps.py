@@ -17,14 +17,14 @@ from ebmcli.networks import Shape
 from ebmcli.sampler import native
 
 Gradient = Callable[[Tensor], tuple[Tensor, Tensor]]
-"""x [n c h w] -> F [n], ∂F/∂x [n c h w]."""
+"""x [n c h w] -> U [n], ∂U/∂x [n c h w]."""
 
 _DRAWN = 2**16
 """Numbers drawn at once on the CPU: fewer calls for toys, and images stay in cache."""
 
 
 class Point(NamedTuple):
-    """Where n chains stand, and F and its gradient there."""
+    """Where n chains stand, and U and its gradient there."""
 
     x: Tensor
     """[n c h w]"""
@@ -40,9 +40,9 @@ class Steps(NamedTuple):
     point: Point
     """after the last one"""
     energy: Tensor
-    """F after each, [k n]"""
+    """U after each, [k n]"""
     grad_norm: Tensor
-    """‖∂F/∂x‖ after each, [k n]"""
+    """‖∂U/∂x‖ after each, [k n]"""
     length: Tensor
     """of each, ‖x' − x‖ [k n]"""
 
@@ -75,7 +75,7 @@ def advance(
     sigma: float | Tensor,
     noise: Callable[[int, int], Tensor] | None,
 ) -> Steps:
-    """`count` ≥ 1 times x' = x − drift·∂F/∂x + sigma·z.
+    """`count` ≥ 1 times x' = x − drift·∂U/∂x + sigma·z.
 
     Args:
         noise: (first, how many) -> z of those steps, counted from 0, [how many n c h w]; None for no noise.
