@@ -63,9 +63,7 @@ class OptimizerSettings:
 
 
 def _adam(parameters: list[nn.Parameter], phase: Phase) -> torch.optim.Optimizer:
-    # Fused on the CPU it would save a millisecond, but not count as a change of the weights (their
-    # version stays), by which a backend knows when to read them again.
-    fused = parameters[0].device.type == "cuda"
+    fused = parameters[0].device.type in ("cpu", "cuda")
     return torch.optim.Adam(parameters, lr=phase.learning_rate, betas=phase.betas, fused=fused, foreach=not fused)
 
 
@@ -103,8 +101,16 @@ class Optimizer:
         scale = 1 / self.energy_scale if phase.name == "sgd" else 1.0
         for group in self.torch.param_groups:
             group["lr"] = rate * scale
+        self._lay_out()
         self.torch.step()
         return rate
+
+    def _lay_out(self) -> None:
+        """Moments in the layout of their weights, which a backend may have changed: fused steps walk both as one."""
+        for weight, moments in self.torch.state.items():
+            for name, moment in moments.items():
+                if isinstance(moment, Tensor) and moment.shape == weight.shape and moment.stride() != weight.stride():
+                    moments[name] = torch.empty_like(weight.detach()).copy_(moment)
 
     def state(self) -> dict[str, Tensor]:
         """The optimiser's memory, flat: `0.exp_avg`, `0.step`, …"""

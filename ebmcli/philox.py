@@ -50,7 +50,9 @@ def bits(key: int | Tensor, chains: Tensor, step: int | Tensor, size: int) -> Te
 
 def uniform(key: int, chains: Tensor, step: int, size: int) -> Tensor:
     """Uniform on (0, 1], float32 [n size]; arguments as `bits`."""
-    return ((bits(key, chains, step, size).double() + 0.5) * 2.0**-32).float()
+    compiled = chains.device.type == "cpu" and native.available()
+    words = (native.words if compiled else bits)(key, chains, step, size)
+    return ((words.double() + 0.5) * 2.0**-32).float()
 
 
 def normal(key: int, chains: Tensor, step: int, size: int) -> Tensor:

@@ -231,7 +231,7 @@ def test_a_path_in_pieces_is_the_path(monkeypatch: pytest.MonkeyPatch) -> None:
         rest = backend.langevin(half.x, steps=17, chains=chains, step0=13, **SETTINGS)
         assert torch.equal(rest.x, whole.x)
         assert torch.equal(torch.cat([half.energy, rest.energy[1:]]), whole.energy)
-        monkeypatch.setattr(steps, "_DRAWN", 300)
+        monkeypatch.setattr(steps, "_AT_ONCE", 300)
         assert torch.equal(backend.langevin(x, steps=30, chains=chains, **SETTINGS).x, whole.x)
         monkeypatch.undo()
         still = backend.langevin(x, steps=3, chains=chains, **{**SETTINGS, "noise": 0.0})

@@ -54,6 +54,14 @@ def test_words_are_the_published_ones() -> None:
 
 
 @pytest.mark.skipif(not native.available(), reason=native.why_not())
+@pytest.mark.parametrize("size", [1, 2, 7, 64, 65, 784])
+def test_words_are_the_same_in_torch_and_the_compiled_kernel(size: int) -> None:
+    chains, key = torch.tensor([0, 1, -1, 2**40 + 3, -(2**63)]), 0xFEDCBA9876543210
+    for step in (0, 2**32 - 1):
+        assert torch.equal(philox.bits(key, chains, step, size), native.words(key, chains, step, size))
+
+
+@pytest.mark.skipif(not native.available(), reason=native.why_not())
 def test_normals_agree_between_torch_and_the_compiled_kernel() -> None:
     """To float rounding, tails included; so a run on another device sees the same noise.
 
@@ -100,7 +108,8 @@ def test_uniforms_are_uniform() -> None:
 def test_the_smallest_and_largest_words_stay_inside(monkeypatch: pytest.MonkeyPatch) -> None:
     """No uniform of 0 (whose logarithm is infinite), no normal that is not finite."""
     words = torch.tensor([[0, 0, 0, WORD, WORD, 0, WORD, WORD]])
-    monkeypatch.setattr(philox, "bits", lambda key, chains, step, size: words[:, :size])
+    for place, name in [(philox, "bits"), (native, "words")]:
+        monkeypatch.setattr(place, name, lambda key, chains, step, size: words[:, :size])
     u = philox.uniform(0, torch.zeros(1, dtype=torch.int64), 0, 8)
     z = philox.normal_torch(0, torch.zeros(1, dtype=torch.int64), 0, 8)
     assert u.min() > 0

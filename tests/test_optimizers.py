@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -194,3 +196,21 @@ def test_an_unknown_optimizer_is_named() -> None:
     with pytest.raises(EBMError, match="unknown optimizer 'lion'") as raised:
         Optimizer(weights(), settings(Phase("lion")), 1.0)
     assert "adam, sgd" in raised.value.hint
+
+
+def test_moments_follow_the_layout_of_their_weights() -> None:
+    """A backend may lay weights out anew between two steps, or after a state was loaded."""
+    torch.manual_seed(0)
+    conv = nn.Conv2d(4, 8, 3)
+    twin = copy.deepcopy(conv)
+    runs = [Optimizer(list(m.parameters()), OptimizerSettings(), 1.0) for m in (conv, twin)]
+    for update in range(1, 5):
+        if update == 3:
+            twin.to(memory_format=torch.channels_last)
+        for module, optimizer in zip((conv, twin), runs, strict=True):
+            optimizer.torch.zero_grad(set_to_none=True)
+            (module(torch.ones(2, 4, 5, 5) * update) ** 2).sum().backward()
+            optimizer.step(update)
+    moment = runs[1].torch.state[twin.weight]["exp_avg"]
+    assert moment.stride() == twin.weight.stride() != conv.weight.stride()
+    assert torch.allclose(conv.weight, twin.weight, atol=1e-6)

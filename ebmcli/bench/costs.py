@@ -10,10 +10,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ebmcli.bench.steps import Case, Figure, Row, bench, candidates, interleaved, one_update, trainer
+from ebmcli.bench.steps import Case, Figure, Row, bench, candidates, interleaved, one_update, released, trainer
 from ebmcli.chains import Purpose, Stream
-from ebmcli.networks import build
-from ebmcli.sampler import MALA
+from ebmcli.sampler import MALA, run
 
 CHAINS = (1, 16, 100, 1000)
 PIXELS = (16, 28, 32, 64)
@@ -30,7 +29,7 @@ class Adjusted(NamedTuple):
     ratio: float
     """median over rounds of the plain loop's time in the round, divided by this one's"""
     acceptance: float
-    """mean over chains and steps of the last round"""
+    """probability of acceptance, mean over chains and steps of the last round (eager: the part that was accepted)"""
 
 
 def eager_mala(network: nn.Module, x: Tensor, steps: int, step_size: float) -> tuple[Tensor, float]:
@@ -65,7 +64,7 @@ def metropolis(
 ) -> list[Adjusted]:
     """MALA by the best backend (or the one called `only`) against `eager_mala`, which comes first."""
     potentials = candidates(case, device, only)
-    plain = build(case.network, case.shape, **case.arguments).to(device)
+    plain = released(case, device)
     x = (torch.rand(case.chains, *case.shape, generator=torch.Generator().manual_seed(0)) * 2 - 1).to(device)
     name, potential = next(iter(potentials.items()))
     kernel = MALA(potential, case.step_size)
@@ -76,11 +75,9 @@ def metropolis(
         shares["eager"] = eager_mala(plain, x, steps, case.step_size)[1]
 
     def ours() -> None:
-        state, share = start, 0.0
-        for _ in range(steps):
-            state, info = kernel.step(state)
-            share += float(info.accepted.float().mean())
-        shares[name] = share / steps
+        path = run(kernel, start, steps)
+        assert path.acceptance is not None
+        shares[name] = float(path.acceptance.mean())
 
     seconds = interleaved({"eager": theirs, name: ours}, rounds, device)
     return [

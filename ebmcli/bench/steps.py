@@ -30,6 +30,9 @@ from ebmcli.trainer import MCMCSettings, Trainer, TrainSettings
 ROUND_SECONDS = 0.25
 """Each candidate takes at least so long in a round, if a round has several steps of it at all."""
 
+REST_SECONDS = 0.02
+"""Between two candidates: the threads of the one before wait by spinning, on the cores of the next."""
+
 
 class Case(NamedTuple):
     """One network on one shape with one number of chains."""
@@ -107,6 +110,14 @@ def eager_steps(network: nn.Module, x: Tensor, steps: int, step_size: float, noi
     return x.detach()
 
 
+def released(case: Case, device: torch.device) -> nn.Module:
+    """The network as the released code computes it: its layers one by one, the toys' as convolutions."""
+    network = build(case.network, case.shape, **case.arguments).to(device)
+    layers = getattr(network, "f", network)
+    assert isinstance(layers, nn.Module)
+    return layers
+
+
 def flops(network: nn.Module, shape: Shape) -> int:
     """Operations of F and ∂F/∂x for one image, counting layers with weights as direct products."""
     total = 0
@@ -155,6 +166,7 @@ def interleaved(jobs: dict[str, Callable[[], Any]], rounds: int, device: torch.d
     result: dict[str, list[float]] = {name: [] for name in jobs}
     for _ in range(rounds):
         for name, job in jobs.items():
+            time.sleep(REST_SECONDS)
             result[name].append(_timed(job, device))
     return result
 
@@ -178,7 +190,7 @@ def candidates(case: Case, device: torch.device, only: str | None = None) -> dic
 def bench(case: Case, device: torch.device, rounds: int = 9, only: str | None = None) -> list[Row]:
     """All backends on one case, against `eager`; the first row is the baseline's."""
     potentials = candidates(case, device, only)
-    plain = build(case.network, case.shape, **case.arguments).to(device)
+    plain = released(case, device)
     generator = torch.Generator().manual_seed(0)
     x = (torch.rand(case.chains, *case.shape, generator=generator) * 2 - 1).to(device)
     chains = torch.arange(case.chains, device=device)
@@ -274,7 +286,7 @@ def weight_update(potential: Potential, case: Case, device: torch.device, step: 
 
 def eager_update(case: Case, device: torch.device) -> Callable[[], None]:
     """A whole update as the released code makes it: the baseline of `updates`."""
-    network = build(case.network, case.shape, **case.arguments).to(device)
+    network = released(case, device)
     optimizer = torch.optim.Adam(network.parameters(), lr=1e-4)
     data = (torch.rand(case.chains, *case.shape) * 2 - 1).to(device)
 

@@ -32,6 +32,8 @@ class Backend(Protocol):
     """Computes F [n] and ∂F/∂x [n c h w]; follows in-place changes of the network's weights."""
 
     name: str
+    spreads: bool
+    """Whether it spreads chains over the CPU's threads itself, rather than leave each operation to torch's."""
     note: str
     device: torch.device
     fused: Fused | None
@@ -50,6 +52,7 @@ class Generic:
     """Any nn.Module, by autograd over the input alone, in channels_last (1.4 to 1.7 times here)."""
 
     name = "generic"
+    spreads = False
 
     def __init__(self, network: nn.Module, shape: Shape, device: torch.device) -> None:
         self.network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -58,7 +61,7 @@ class Generic:
         self.note = ""
         self.fused: Fused | None = None
         # A convolution on a GPU wants more images at once; the size is part of the numbers.
-        self.block = 32 if device.type == "cpu" else 256
+        self.block = (128 if shape[1:] == (1, 1) else 32) if device.type == "cpu" else 256
 
     def energy(self, x: Tensor) -> Tensor:
         """F(x) [n], no graph."""
@@ -92,6 +95,7 @@ class Native:
     """Sequences of convolution, linear layer and LeakyReLU, by the compiled kernel (one lane a chain)."""
 
     name = "native"
+    spreads = True
 
     def __init__(self, network: nn.Module, shape: Shape, device: torch.device) -> None:
         self.stack = native.NativeStack(network, shape)

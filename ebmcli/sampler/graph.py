@@ -60,6 +60,7 @@ class Graph:
     """
 
     name = "graph"
+    spreads = False
 
     def __init__(self, inner: Inner, network: nn.Module, shape: Shape, device: torch.device) -> None:
         self.network = network

@@ -79,16 +79,15 @@ class Conv:
         self.module = module
         self.leak = leak
         self.pool = pool
-        self.padding = tuple(int(p) for p in module.padding)
+        self.padding = (int(module.padding[0]), int(module.padding[1]))
 
     def pack(self) -> Kept:
-        """Weight in channels_last, bias if there is one."""
-        weight = self.module.weight.contiguous(memory_format=torch.channels_last)
-        return (weight,) if self.module.bias is None else (weight, self.module.bias)
+        """Weight in channels_last."""
+        return (self.module.weight.contiguous(memory_format=torch.channels_last),)
 
     def forward(self, x: Tensor, packed: Kept) -> Kept:
         """Output; with pooling also what was pooled (for its shape) and from where."""
-        y = F.conv2d(x, packed[0], packed[1] if len(packed) > 1 else None, self.module.stride, self.padding)
+        y = F.conv2d(x, packed[0], self.module.bias, self.module.stride, self.padding)
         if not self.pool:
             return (_activate(y, self.leak),)
         pooled, places = aten.max_pool2d_with_indices(y, [2, 2], [2, 2])
@@ -99,10 +98,38 @@ class Conv:
         g = _deactivate(g, kept[0], self.leak)
         if self.pool:
             g = _unpool(g, kept[1], kept[2])
+        return self.transposed(g, x, packed)
+
+    def transposed(self, g: Tensor, x: Tensor, packed: Kept) -> Tensor:
+        """∂F/∂x from the gradient at the convolution's output."""
         grads = aten.convolution_backward(
             g, x, packed[0], None, self.module.stride, self.padding, [1, 1], False, [0, 0], 1, [True, False, False]
         )
         return grads[0]
+
+
+class ImageConv(Conv):
+    """A convolution of an image, which has few channels.
+
+    Libraries have no good transposed convolution to one or three channels. A matrix product to all of a pixel's
+    c·ky·kx shares and their sum are faster: 1.2 times (three channels) to 4 times (one).
+    """
+
+    def pack(self) -> Kept:
+        """Weight, and [c·ky·kx out] of it."""
+        weight = self.module.weight
+        return (*super().pack(), weight.permute(1, 2, 3, 0).reshape(-1, len(weight)))
+
+    def transposed(self, g: Tensor, x: Tensor, packed: Kept) -> Tensor:
+        """The shares of each output position, added where they belong."""
+        rows = g.permute(0, 2, 3, 1).flatten(1, 2)
+        shares = packed[1] @ rows.transpose(1, 2)
+        size, kernel = tuple(x.shape[2:]), self.module.kernel_size
+        return F.fold(shares, size, kernel, padding=self.padding, stride=self.module.stride)
+
+
+def _conv(module: nn.Conv2d, leak: float, pool: bool = False) -> Conv:
+    return (ImageConv if module.in_channels <= 4 else Conv)(module, leak, pool)
 
 
 def _unpool(g: Tensor, x: Tensor, places: Tensor) -> Tensor:
@@ -224,7 +251,7 @@ def _read_plain(network: nn.Module, shape: Shape) -> list[Layer]:
             assert isinstance(module, nn.Conv2d)
             if layers and isinstance(layers[-1], Dense):
                 raise ValueError("a convolution that pads the output of a matrix product")
-            layers.append(Conv(module, layer.leak))
+            layers.append(_conv(module, layer.leak))
     if not isinstance(layers[-1], Dense):
         raise ValueError("a last layer that pads its image")
     return layers
@@ -241,7 +268,7 @@ def _read_nonlocal(network: NonLocal, shape: Shape) -> list[Layer]:
             conv = module
         elif isinstance(module, nn.LeakyReLU):
             assert conv is not None
-            layers.append(Conv(conv, module.negative_slope, pool=True))
+            layers.append(_conv(conv, module.negative_slope, pool=True))
             size //= 2
         elif isinstance(module, NonLocalBlock):
             layers.append(Attention(module))

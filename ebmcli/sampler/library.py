@@ -110,6 +110,7 @@ _SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
         [_POINTER, _POINTER, _INT, *[_POINTER] * 7, _INT, _INT, *[_FLOAT] * 3, _WORD, _POINTER, _INT],
     ),
     "ebm_normal": (None, [_WORD, _INT, _POINTER, _INT, _INT, _POINTER]),
+    "ebm_words": (None, [_WORD, _INT, _POINTER, _INT, _INT, _POINTER]),
     "ebm_philox": (None, [_WORD, _POINTER, _POINTER]),
 }
 _loading = threading.Lock()

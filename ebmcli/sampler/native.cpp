@@ -733,6 +733,18 @@ void ebm_normal(uint64_t key, int64_t count, const int64_t *chains, int64_t step
     }
 }
 
+// out [count][size]: the words that the normals of ebm_normal are made of.
+void ebm_words(uint64_t key, int64_t count, const int64_t *chains, int64_t step, int64_t size, uint32_t *out) {
+    for (int64_t i = 0; i < count; i++)
+        for (int64_t e = 0; e < size; e += 4 * LANES) {  // a lane a group
+            lanes_u c[4] = {{}, lanes_u{} + (uint32_t)step, lanes_u{} + (uint32_t)chains[i], {}};
+            for (int l = 0; l < LANES; l++) c[0][l] = (uint32_t)(e / 4 + l);
+            c[3] += (uint32_t)((uint64_t)chains[i] >> 32);
+            philox(key, c);
+            for (int64_t j = e; j < size && j < e + 4 * LANES; j++) out[i * size + j] = c[j & 3][(j - e) / 4];
+        }
+}
+
 // The generator's raw words for one counter, to check them against published vectors.
 void ebm_philox(uint64_t key, const uint32_t counter[4], uint32_t out[4]) {
     lanes_u c[4];

@@ -17,8 +17,9 @@ from torch import Tensor, nn
 
 from ebmcli.sampler.library import BLOCKS, LANES, NARROW, available, libraries, why_not
 from ebmcli.sampler.plain import PlainLayer, parse
+from ebmcli.sampler.threads import alone, count
 
-__all__ = ["NativeStack", "PathResult", "Start", "available", "normal", "why_not"]
+__all__ = ["NativeStack", "PathResult", "Start", "available", "normal", "why_not", "words"]
 
 _WORTH_A_THREAD = 5e5  # multiplications: below that, handing a block to a thread costs more than computing it
 
@@ -52,6 +53,14 @@ def normal(key: int, chains: Tensor, step: int, size: int) -> Tensor:
     out = torch.empty(len(ids), size)
     libraries().wide.ebm_normal(key & (2**64 - 1), len(ids), ids.data_ptr(), step, size, out.data_ptr())
     return out
+
+
+def words(key: int, chains: Tensor, step: int, size: int) -> Tensor:
+    """The 32-bit words that `normal` is made of, held in int64 [n size]; arguments as there."""
+    ids = _chain_numbers(chains)
+    out = torch.empty(len(ids), size, dtype=torch.int32)
+    libraries().wide.ebm_words(key & (2**64 - 1), len(ids), ids.data_ptr(), step, size, out.data_ptr())
+    return out.long() & 0xFFFFFFFF
 
 
 def _chain_numbers(chains: Tensor) -> Tensor:
@@ -111,7 +120,7 @@ class NativeStack:
         shape: (c, h, w) of an image.
 
     The weights are read from the network at each call, and packed anew when their values have changed. One object
-    serves one caller at a time; inside a call the chains go over `torch.get_num_threads()` threads.
+    serves one caller at a time; inside a call the chains go over as many threads as torch may use.
 
     Raises:
         ValueError: the network is not of that kind.
@@ -165,7 +174,7 @@ class NativeStack:
 
     def _spread(self, n: int, work: Callable[[_Piece, int, int], None], cost: float) -> None:
         """Call `work(piece, net, workspace)` for all n chains, over the threads."""
-        threads = 1 if cost < _WORTH_A_THREAD else min(torch.get_num_threads(), -(-n // NARROW))
+        threads = 1 if cost < _WORTH_A_THREAD else min(count(), -(-n // NARROW))
         pieces = self._pieces(n, threads)
         for lanes in {piece.lanes for piece in pieces}:
             self._compiled[lanes].prepare(self._layers, threads)
@@ -255,5 +264,6 @@ class NativeStack:
                 net, workspace, count, *images, *values, n, steps, scale, drift, sigma, key, at(ids, first), step0
             )
 
-        self._spread(n, work, self._cost * (steps + 1))
+        with alone():
+            self._spread(n, work, self._cost * (steps + 1))
         return PathResult(x if end is None else end, energy, norm, length, grad)

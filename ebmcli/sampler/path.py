@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Generic, NamedTuple, cast
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from ebmcli.sampler.kernel import Kernel, S
 from ebmcli.sampler.langevin import Langevin, LangevinState
+from ebmcli.sampler.threads import alone
 
 if TYPE_CHECKING:
     from ebmcli.potential import Potential
@@ -37,6 +39,12 @@ def run(kernel: Kernel[S], state: S, steps: int) -> Path[S]:
     """
     if type(kernel) is Langevin and kernel.fused is not None:
         return cast(Path[S], _fused(kernel, cast(LangevinState, state), steps))
+    backend = getattr(kernel.potential, "backend", None)
+    with alone() if backend is not None and backend.spreads else nullcontext():
+        return _stepwise(kernel, state, steps)
+
+
+def _stepwise(kernel: Kernel[S], state: S, steps: int) -> Path[S]:
     energies, magnitudes = [state.energy], [state.grad.flatten(1).norm(dim=1)]
     acceptances: list[Tensor] = []
     length = torch.zeros_like(state.energy)

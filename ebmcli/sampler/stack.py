@@ -9,9 +9,8 @@ waits for the slower thread, and the bits cannot depend on the number of threads
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from functools import cache
 from typing import NamedTuple
 
@@ -23,6 +22,7 @@ from ebmcli.sampler import steps as path
 from ebmcli.sampler.layers import Kept, Layer, read
 from ebmcli.sampler.native import PathResult, Start
 from ebmcli.sampler.precision import float32
+from ebmcli.sampler.threads import alone
 
 GRAIN = 8
 """Chains of the smallest block on a CPU; the last one is padded."""
@@ -42,17 +42,6 @@ class Piece(NamedTuple):
 @cache
 def _pool(workers: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(workers, thread_name_prefix="ebm-stack")
-
-
-@contextmanager
-def _one_thread() -> Iterator[int]:
-    """Layers use the calling thread alone; gives how many threads they used before."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield before
-    finally:
-        torch.set_num_threads(before)
 
 
 def _spread(work: Callable[[Piece], None], pieces: list[Piece], threads: int) -> None:
@@ -84,6 +73,7 @@ class Stack:
     """
 
     name = "stack"
+    spreads = True
 
     @staticmethod
     def supports(network: nn.Module, shape: Shape) -> bool:
@@ -175,8 +165,7 @@ class Stack:
                 point = made.point
                 energy[1:, here], norms[1:, here] = made.energy[:, :count], made.grad_norm[:, :count]
                 # One after the other: a sum's own order would depend on how many chains there are.
-                for step in made.length:
-                    length[here] += step[:count]
+                length[here] = made.length.cumsum(0)[-1, :count]
             end[here], grad[here] = point.x[:count], point.grad[:count]
 
         self._run(x, work)
@@ -219,7 +208,7 @@ class Stack:
                 for first in range(0, len(x), self.block):
                     work(Piece(first, min(self.block, len(x) - first), self.block), packed)
                 return
-            with _one_thread() as threads:
+            with alone() as threads:
                 _spread(lambda piece: work(piece, packed), self._pieces(len(x), threads, packed), threads)
 
     def _pieces(self, n: int, threads: int, packed: list[Kept]) -> list[Piece]:

@@ -19,8 +19,8 @@ from ebmcli.sampler import native
 Gradient = Callable[[Tensor], tuple[Tensor, Tensor]]
 """x [n c h w] -> U [n], ∂U/∂x [n c h w]."""
 
-_DRAWN = 2**16
-"""Numbers drawn at once on the CPU: fewer calls for toys, and images stay in cache."""
+_AT_ONCE = 2**16
+"""Numbers drawn or measured at once: fewer calls for toys, and images stay in cache."""
 
 
 class Point(NamedTuple):
@@ -50,6 +50,13 @@ class Steps(NamedTuple):
 def norm(x: Tensor) -> Tensor:
     """Euclidean norm of each image, [n]."""
     return torch.linalg.vector_norm(x.flatten(1), dim=1)
+
+
+def _norms(parts: list[Tensor]) -> Tensor:
+    """`norm` of each part, [k n]."""
+    if len(parts) == 1:
+        return norm(parts[0])[None]
+    return norm(torch.stack(parts).flatten(0, 1)).view(len(parts), -1)
 
 
 def draw(key: int | Tensor, chains: Tensor, step: int | Tensor, count: int, shape: Shape) -> Tensor:
@@ -82,19 +89,22 @@ def advance(
     """
     point = start
     energies, norms, lengths = [], [], []
-    on_device = start.x.device.type != "cpu"
-    at_once = count if on_device else max(1, min(count, _DRAWN // start.x.numel()))
-    z: Tensor | None = None
-    for number in range(count):
-        change = point.grad * -drift
-        if noise is not None:
-            if number % at_once == 0:
-                z = noise(number, min(at_once, count - number)).mul_(sigma)
-            assert z is not None
-            change.add_(z[number % at_once])
-        x = point.x + change
-        point = Point(x, *gradient(x))
-        energies.append(point.energy)
-        norms.append(norm(point.grad))
-        lengths.append(norm(change))
-    return Steps(point, torch.stack(energies), torch.stack(norms), torch.stack(lengths))
+    at_once = max(1, min(count, _AT_ONCE // start.x.numel()))
+    drawn = count if start.x.device.type != "cpu" else at_once
+    z: tuple[Tensor, ...] = ()
+    for first in range(0, count, at_once):
+        grads, changes = [], []
+        for number in range(first, min(first + at_once, count)):
+            change = point.grad * -drift
+            if noise is not None:
+                if number % drawn == 0:
+                    z = noise(number, min(drawn, count - number)).mul_(sigma).unbind()
+                change.add_(z[number % drawn])
+            x = point.x + change
+            point = Point(x, *gradient(x))
+            energies.append(point.energy)
+            grads.append(point.grad)
+            changes.append(change)
+        norms.append(_norms(grads))
+        lengths.append(_norms(changes))
+    return Steps(point, torch.stack(energies), torch.cat(norms), torch.cat(lengths))
