@@ -61,6 +61,10 @@ def measured(**other: object) -> Measured:
     return good._replace(**other)
 
 
+KEPT = {"rhat": 2.6, "ess": 40.0, "memory": Estimate(0.6, 0.05), "inside": 30.0}
+"""Chains that stayed in the kind of the data that they started with."""
+
+
 @pytest.mark.parametrize(
     ("expected", "other"),
     [
@@ -86,6 +90,15 @@ def measured(**other: object) -> Measured:
         (Verdict.UNMIXED, {"drift": Estimate(-0.5, 0.05)}),
         (Verdict.UNMIXED, {"drift": Estimate(math.nan, math.nan)}),
         (Verdict.UNMIXED, {"gap": Estimate(-2.5, 0.1), "below": Estimate(0.9, math.nan), "memory": Estimate(1, 0)}),
+        (Verdict.MATCHES, {**KEPT}),
+        (Verdict.UNMIXED, {**KEPT, "steps": 9_999}),
+        (Verdict.UNMIXED, {**KEPT, "inside": 9.0}),
+        (Verdict.UNMIXED, {**KEPT, "inside": math.nan}),
+        (Verdict.UNMIXED, {**KEPT, "from_data": False}),
+        (Verdict.UNMIXED, {**KEPT, "drift": Estimate(0.1, 0.1)}),
+        (Verdict.UNMIXED, {**KEPT, "distance": None}),
+        (Verdict.DIFFERS, {**KEPT, "distance": Estimate(0.8, 0.05)}),
+        (Verdict.OVERSATURATED, {**KEPT, "gap": Estimate(-2.5, 0.1), "below": Estimate(0.9, 0.02)}),
     ],
 )
 def test_rules(expected: Verdict, other: dict[str, object]) -> None:
@@ -230,6 +243,36 @@ def test_the_truth_matches() -> None:
     assert found.measured.gap.value == pytest.approx(0, abs=4 * found.measured.gap.error)
     assert found.measured.below.value == pytest.approx(0.5, abs=0.12)
     assert found.measured.memory.value < 0.1
+
+
+@pytest.mark.parametrize(
+    ("factor", "steps", "step_size", "expected"),
+    [
+        (1.0, 10_000, 0.02, Verdict.MATCHES),
+        (1.0, 4000, 0.02, Verdict.UNMIXED),
+        (1.0, 10_000, 0.0005, Verdict.UNMIXED),
+        (10.0, 4000, 0.01, Verdict.OVERSATURATED),
+    ],
+)
+def test_kinds_that_no_chain_leaves(factor: float, steps: int, step_size: float, expected: Verdict) -> None:
+    """Eight points of sd 0.05, with barriers of 29 nats: the truth, the same too short and too slow, and sharpened."""
+    gen = torch.Generator().manual_seed(0)
+    angle = torch.arange(8) * math.pi / 4
+    centres = torch.stack([angle.cos(), angle.sin()], dim=1)
+
+    def energy(x: Tensor) -> Tensor:
+        return -factor * torch.logsumexp(-(x[:, None] - centres).square().sum(2) / 2 / 0.05**2, dim=1)
+
+    x = (centres[torch.arange(800) % 8] + 0.05 * torch.randn(800, 2, generator=gen)).view(-1, 2, 1, 1)
+    model = Checkpoint(potential(energy), CONFIG, None, "", "")
+    settings = WalkSettings.of(model, steps=steps, chains=64, moments=4, against="none", step_size=step_size)
+    walk = Walk(model, settings, Reference(x), x[:64])
+    assert list(walk.records())[-1].step == steps
+    found = outcome(walk, baseline(model, walk.reference, settings))
+    assert found.judgement.verdict is expected, found.judgement
+    if expected is Verdict.MATCHES:
+        assert found.measured.memory.value > 0.9
+        assert "how likely each kind is was not tested" in found.judgement.reasons[-1]
 
 
 def test_a_short_chain_is_not_judged() -> None:

@@ -136,6 +136,7 @@ def measure(records: list[Record], settings: WalkSettings, base: Baseline, start
     else:
         gap = Estimate(long.value - data.value, math.hypot(long.error, data.error))
     mixed = mixing(late, spacing(steps))
+    own = mixing(first - first.mean(dim=1, keepdim=True), spacing(steps))
     return Measured(
         steps=last,
         from_data=start_is_data,
@@ -149,6 +150,7 @@ def measure(records: list[Record], settings: WalkSettings, base: Baseline, start
         rhat=mixed.rhat,
         ess=mixed.ess,
         autocorrelation_time=mixed.autocorrelation_time,
+        inside=own.ess / len(first),
         memory=Estimate(_mean([r.memory.value for r in seen]), _mean([r.memory.error for r in seen])),
         distance=Estimate(_mean([d.share for d in moments]), _mean([d.share_error for d in moments]))
         if moments
