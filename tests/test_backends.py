@@ -18,7 +18,7 @@ from ebmcli import networks, philox
 from ebmcli.networks import NonLocal, NonLocalBlock, Shape, Toy, Vanilla
 from ebmcli.sampler import engine, precision, steps
 from ebmcli.sampler.graph import Graph
-from ebmcli.sampler.stack import GRAIN, Stack
+from ebmcli.sampler.stack import GRAINS, Stack
 
 CPU = torch.device("cpu")
 
@@ -141,12 +141,12 @@ def test_blocks_that_give_other_bits_are_not_used(monkeypatch: pytest.MonkeyPatc
     def other(block: Tensor, packed: list) -> tuple[Tensor, Tensor]:
         sizes.append(len(block))
         energy, grad = own(block, packed)
-        return energy + (1e-7 if len(block) > GRAIN else 0), grad
+        return energy + (1e-7 if len(block) > GRAINS[-1] else 0), grad
 
-    stack._joinable = {GRAIN: True}
+    stack._joinable = {}
     monkeypatch.setattr(stack, "_gradient", other)
     assert all(map(torch.equal, stack.energy_and_grad(x), expected))
-    assert sizes[-5:] == [GRAIN] * 5
+    assert sizes[-5:] == [GRAINS[-1]] * 5
 
 
 @pytest.mark.parametrize("name", ["toy", "mixed", "nonlocal 16"])

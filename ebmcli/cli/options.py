@@ -88,5 +88,6 @@ TrustCode = Annotated[
     typer.Option("--trust-code", help="Import the code that the model names as its network (package.module:factory)."),
 ]
 Backend = Annotated[
-    str, typer.Option("--backend", metavar="NAME", help="Who computes gradients: auto, native or generic.")
+    str,
+    typer.Option("--backend", metavar="NAME", help="Who computes gradients: auto, native, stack, graph or generic."),
 ]

@@ -118,7 +118,7 @@ class ImageConv(Conv):
     def pack(self) -> Kept:
         """Weight, and [c·ky·kx out] of it."""
         weight = self.module.weight
-        return (*super().pack(), weight.permute(1, 2, 3, 0).reshape(-1, len(weight)))
+        return (*super().pack(), weight.permute(1, 2, 3, 0).reshape(-1, len(weight)).contiguous())
 
     def transposed(self, g: Tensor, x: Tensor, packed: Kept) -> Tensor:
         """The shares of each output position, added where they belong."""

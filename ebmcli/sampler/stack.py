@@ -1,8 +1,8 @@
 """Gradients of known networks in torch, without autograd and without a compiler (floor 1).
 
-How chains are divided. On a CPU a chain's numbers are those that a block of `GRAIN` chains gives on one thread. Larger
-blocks cost less a chain and nearly always give the same bits; each size of block is compared with that, bit for bit,
-before its results are used, and if it fails blocks of `GRAIN` are used. Each thread computes whole blocks: no layer
+How chains are divided. On a CPU a chain's numbers are those that a grain, a block of few chains, gives on one thread.
+Larger blocks cost less a chain and nearly always give the same bits; each size of block is compared with that, bit for
+bit, before its results are used, and if it fails grains are used. Each thread computes whole blocks: no layer
 waits for the slower thread, and the bits cannot depend on the number of threads. Elsewhere the block is fixed.
 """
 
@@ -24,10 +24,11 @@ from ebmcli.sampler.native import PathResult, Start
 from ebmcli.sampler.precision import float32
 from ebmcli.sampler.threads import alone
 
-GRAIN = 8
-"""Chains of the smallest block on a CPU; the last one is padded."""
+GRAINS = 4, 8
+"""Chains of the smallest block on a CPU: the first size whose larger blocks give the same bits, or the last."""
 
 _MOST, _MOST_POINTS = 64, 512  # chains of a block: images (their feature maps should stay in cache), and 1×1 states
+_COMPARED = 24  # chains of the block by which a grain is chosen
 _FIXED, _FIXED_POINTS = 128, 1024  # the same on other devices, where few launches count
 
 
@@ -91,7 +92,7 @@ class Stack:
         self.fused: Callable[..., PathResult] | None = self.langevin
         self._layers: list[Layer] = read(network, shape)
         self._point = shape[1:] == (1, 1)
-        self._joinable: dict[int, bool] = {GRAIN: True}  # sizes of block that were compared with GRAIN
+        self._joinable: dict[tuple[int, int], bool] = {}  # (grain, size of block) that were compared
         self.block = _FIXED_POINTS if self._point else _FIXED
         """Chains of a block on devices other than the CPU."""
 
@@ -212,24 +213,27 @@ class Stack:
                 _spread(lambda piece: work(piece, packed), self._pieces(len(x), threads, packed), threads)
 
     def _pieces(self, n: int, threads: int, packed: list[Kept]) -> list[Piece]:
-        """Blocks of nearly equal size, as many for each thread; all of `GRAIN` chains where that matters."""
-        grains = -(-n // GRAIN)
-        count = -(-grains * GRAIN // (_MOST_POINTS if self._point else _MOST))
+        """Blocks of nearly equal size, as many for each thread; all of them grains where that matters."""
+        grain = next((one for one in GRAINS if self._joins(one, _COMPARED, packed)), GRAINS[-1])
+        grains = -(-n // grain)
+        count = -(-grains * grain // (_MOST_POINTS if self._point else _MOST))
         if threads > 1 and (count > 1 or not self._point):  # one block of toys costs less than waking a thread
             count = min(grains, -(-count // threads) * threads)
         ends = [grains * k // count for k in range(count + 1)]
-        sizes = [GRAIN * (b - a) for a, b in itertools.pairwise(ends)]
-        if not all(self._joins(size, packed) for size in set(sizes)):
-            sizes = [GRAIN] * grains
+        sizes = [grain * (b - a) for a, b in itertools.pairwise(ends)]
+        if not all(self._joins(grain, size, packed) for size in set(sizes)):
+            sizes = [grain] * grains
         firsts = itertools.accumulate(sizes, initial=0)
         return [Piece(first, min(size, n - first), size) for first, size in zip(firsts, sizes, strict=False)]
 
-    def _joins(self, size: int, packed: list[Kept]) -> bool:
-        """Whether a block of this size gives the bits of blocks of `GRAIN`; computed once."""
-        if size not in self._joinable:
+    def _joins(self, grain: int, size: int, packed: list[Kept]) -> bool:
+        """Whether a block of this size gives the bits of grains; computed once."""
+        if size == grain:
+            return True
+        if (grain, size) not in self._joinable:
             x = torch.rand(size, *self.shape, generator=torch.Generator().manual_seed(size)) * 2 - 1
             x = x.clone(memory_format=torch.channels_last)
-            small = [self._gradient(block, packed) for block in x.split(GRAIN)]
+            small = [self._gradient(block, packed) for block in x.split(grain)]
             pairs = zip(self._gradient(x, packed), map(torch.cat, zip(*small, strict=True)), strict=True)
-            self._joinable[size] = all(torch.equal(a, b) for a, b in pairs)
-        return self._joinable[size]
+            self._joinable[grain, size] = all(torch.equal(a, b) for a, b in pairs)
+        return self._joinable[grain, size]
