@@ -231,6 +231,8 @@ def draw(axes: Sequence[Axis], outcomes: Sequence[Outcome]) -> Iterator[Figure]:
             place.set_yscale("log")
             if _numeric(axes[across]):
                 place.set_xscale("log")
+                place.set_xticks([float(v) for v in axes[across].values], labels=axes[across].values)
+                place.set_xticks([], minor=True)
             place.set_xlabel(axes[across].key)
             place.set_title(f"{axes[apart].key.partition('.')[2]} {panel}" if apart is not None else "")
         axes_[0][0].set_ylabel("displacement r, pixel units")

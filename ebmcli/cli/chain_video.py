@@ -55,23 +55,13 @@ def chain_video(
         int | None,
         typer.Option("--count", "-n", metavar="N", min=1, help="Chains.", show_default="what fills the frame"),
     ] = None,
-    kernel: Annotated[
-        str, typer.Option("--kernel", metavar="NAME", help="langevin, mala, hmc or underdamped.")
-    ] = "langevin",
-    step_size: Annotated[
-        float | None,
-        typer.Option("--step-size", metavar="E", min=1e-9, help="ε, pixel units.", show_default="the model's own"),
-    ] = None,
+    kernel: options.Kernel = "langevin",
+    step_size: options.StepSize = None,
     noise: Annotated[
         float | None,
         typer.Option("--noise", metavar="T", min=0.0, help="τ of langevin.", show_default="the model's own"),
     ] = None,
-    temperature: Annotated[
-        float | None,
-        typer.Option(
-            "--temperature", metavar="T", min=1e-9, help="U is divided by it.", show_default="the model's own"
-        ),
-    ] = None,
+    temperature: options.Temperature = None,
     data: options.Data = None,
     size: Annotated[
         str | None,

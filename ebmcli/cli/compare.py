@@ -41,9 +41,7 @@ def compare(
     ] = "data",
     steps: Annotated[int, typer.Option("--steps", metavar="N", min=1, help="Of the long runs.")] = 2000,
     count: Annotated[int, typer.Option("--count", "-n", metavar="N", min=2, help="Chains of each.")] = 36,
-    kernel: Annotated[
-        str, typer.Option("--kernel", metavar="NAME", help="langevin, mala, hmc or underdamped.")
-    ] = "langevin",
+    kernel: options.Kernel = "langevin",
     step_size: Annotated[
         float | None,
         typer.Option("--step-size", metavar="E", min=1e-9, help="ε of all.", show_default="each model's own"),

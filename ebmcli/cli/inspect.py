@@ -20,10 +20,7 @@ def inspect(
             metavar="MODEL|FILE", help="A model, a run, or a picture, film or npz written by ebm.", show_default=False
         ),
     ] = None,
-    energy_scale: Annotated[
-        float | None,
-        typer.Option("--energy-scale", metavar="S", help="For a file that does not say it.", show_default=False),
-    ] = None,
+    energy_scale: options.EnergyScale = None,
     trust_code: options.TrustCode = False,
     json: options.Json = False,
 ) -> None:

@@ -26,14 +26,8 @@ def interpolate(
     pairs: Annotated[int, typer.Option("--pairs", "-n", metavar="N", min=1, help="Rows of the strip.")] = 6,
     frames: Annotated[int, typer.Option("--frames", metavar="N", min=3, help="Images between the two ends.")] = 60,
     steps: options.Steps = None,
-    step_size: Annotated[
-        float | None,
-        typer.Option("--step-size", metavar="E", min=0.0, help="ε, pixel units.", show_default="the model's own"),
-    ] = None,
-    noise: Annotated[
-        float | None,
-        typer.Option("--noise", metavar="T", min=0.0, help="τ: 1, or 0 for descent.", show_default="the model's own"),
-    ] = None,
+    step_size: options.StepSize = None,
+    noise: options.Noise = None,
     seed: options.Seed = 0,
     out: Annotated[
         Path | None,

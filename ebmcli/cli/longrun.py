@@ -94,10 +94,7 @@ def longrun(
         float | None,
         typer.Option("--persistence", metavar="A", min=0.0, max=0.999, help="Of momenta.", show_default="the kernel's"),
     ] = None,
-    temperature: Annotated[
-        float | None,
-        typer.Option("--temperature", metavar="T", min=1e-9, help="U is divided by it.", show_default="the model's"),
-    ] = None,
+    temperature: options.Temperature = None,
     moments: Annotated[
         int, typer.Option("--moments", metavar="N", min=2, help="How often images are kept and compared.")
     ] = 40,
@@ -124,10 +121,7 @@ def longrun(
         typer.Option("--resume", metavar="FOLDER", help="Go on with a long run, bit for bit.", show_default=False),
     ] = None,
     out: options.Out = None,
-    energy_scale: Annotated[
-        float | None,
-        typer.Option("--energy-scale", metavar="S", help="For a file that does not say it.", show_default=False),
-    ] = None,
+    energy_scale: options.EnergyScale = None,
     trust_code: options.TrustCode = False,
     device: options.Device = "auto",
     backend: options.Backend = "auto",

@@ -80,10 +80,7 @@ def map_(
     data: options.Data = None,
     seed: options.Seed = 0,
     out: options.Out = None,
-    energy_scale: Annotated[
-        float | None,
-        typer.Option("--energy-scale", metavar="S", help="For a file that does not say it.", show_default=False),
-    ] = None,
+    energy_scale: options.EnergyScale = None,
     trust_code: options.TrustCode = False,
     batch_size: options.BatchSize = None,
     device: options.Device = "auto",

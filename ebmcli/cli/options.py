@@ -58,6 +58,23 @@ Steps = Annotated[
     int | None,
     typer.Option("--steps", metavar="N", min=0, help="Langevin steps.", show_default="the model's own"),
 ]
+StepSize = Annotated[
+    float | None,
+    typer.Option("--step-size", metavar="E", min=1e-9, help="ε, pixel units.", show_default="the model's own"),
+]
+Noise = Annotated[
+    float | None,
+    typer.Option("--noise", metavar="T", min=0.0, help="τ: 1, or 0 for descent.", show_default="the model's own"),
+]
+Temperature = Annotated[
+    float | None,
+    typer.Option("--temperature", metavar="T", min=1e-9, help="U is divided by it.", show_default="the model's own"),
+]
+Kernel = Annotated[str, typer.Option("--kernel", metavar="NAME", help="langevin, mala, hmc or underdamped.")]
+EnergyScale = Annotated[
+    float | None,
+    typer.Option("--energy-scale", metavar="S", help="For a file that does not say it.", show_default=False),
+]
 Count = Annotated[int, typer.Option("--count", "-n", metavar="N", min=1, help="How many.")]
 BatchSize = Annotated[
     int | None,

@@ -39,10 +39,7 @@ def reconstruct(
     ] = Gradient.auto,
     rate: Annotated[float, typer.Option("--rate", metavar="R", min=1e-6, help="Of the first step.")] = 0.5,
     steps: options.Steps = None,
-    step_size: Annotated[
-        float | None,
-        typer.Option("--step-size", metavar="E", min=0.0, help="ε, pixel units.", show_default="the model's own"),
-    ] = None,
+    step_size: options.StepSize = None,
     noise: Annotated[
         float | None,
         typer.Option("--noise", metavar="T", min=0.0, help="τ, held fixed; 0: none.", show_default="the model's own"),

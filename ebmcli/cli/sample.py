@@ -51,20 +51,9 @@ def sample(
     steps: options.Steps = None,
     count: options.Count = 64,
     seed: options.Seed = 0,
-    step_size: Annotated[
-        float | None,
-        typer.Option("--step-size", metavar="E", min=0.0, help="ε, pixel units.", show_default="the model's own"),
-    ] = None,
-    noise: Annotated[
-        float | None,
-        typer.Option("--noise", metavar="T", min=0.0, help="τ: 1, or 0 for descent.", show_default="the model's own"),
-    ] = None,
-    temperature: Annotated[
-        float | None,
-        typer.Option(
-            "--temperature", metavar="T", min=1e-9, help="U is divided by it.", show_default="the model's own"
-        ),
-    ] = None,
+    step_size: options.StepSize = None,
+    noise: options.Noise = None,
+    temperature: options.Temperature = None,
     data: options.Data = None,
     trace: Annotated[
         bool, typer.Option("--trace", help="Show the first chains over time, one a row, start at the left.")
@@ -75,10 +64,7 @@ def sample(
         str,
         typer.Option("--weights", metavar="WHICH", help="default, or last: of a run that averages its weights."),
     ] = "default",
-    energy_scale: Annotated[
-        float | None,
-        typer.Option("--energy-scale", metavar="S", help="For a file that does not say it.", show_default=False),
-    ] = None,
+    energy_scale: options.EnergyScale = None,
     trust_code: options.TrustCode = False,
     batch_size: options.BatchSize = None,
     device: options.Device = "auto",
