@@ -16,6 +16,7 @@ from torch import Tensor
 from ebmcli.chains import Purpose, Stream
 from ebmcli.errors import DivergedError
 from ebmcli.sampler import MALA, Kernel, Langevin, LangevinState, Magnetised, Target
+from ebmcli.sampler.threads import around
 
 STATES, TRIALS, STEPS = 2**16, 2**6, 2**20
 """Most states, trials of a pair and steps of a job: together they number every step of every job in 63 bits."""
@@ -180,8 +181,9 @@ class Travel:
 
     def _advance(self, batch: _Batch) -> _Batch:
         kernel = self._kernel(batch)
-        for _ in range(HARVEST):
-            batch = self._step(batch, kernel)
+        with around(self.potential):
+            for _ in range(HARVEST):
+                batch = self._step(batch, kernel)
         return batch
 
     def _step(self, batch: _Batch, kernel: Kernel[LangevinState]) -> _Batch:

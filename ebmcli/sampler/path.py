@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import nullcontext
 from typing import TYPE_CHECKING, Generic, NamedTuple, cast
 
 import torch
@@ -11,7 +10,7 @@ from torch import Tensor
 
 from ebmcli.sampler.kernel import Kernel, S
 from ebmcli.sampler.langevin import Langevin, LangevinState
-from ebmcli.sampler.threads import alone
+from ebmcli.sampler.threads import around
 
 if TYPE_CHECKING:
     from ebmcli.potential import Potential
@@ -39,8 +38,7 @@ def run(kernel: Kernel[S], state: S, steps: int) -> Path[S]:
     """
     if type(kernel) is Langevin and kernel.fused is not None:
         return cast(Path[S], _fused(kernel, cast(LangevinState, state), steps))
-    backend = getattr(kernel.potential, "backend", None)
-    with alone() if backend is not None and backend.spreads else nullcontext():
+    with around(kernel.potential):
         return _stepwise(kernel, state, steps)
 
 

@@ -7,7 +7,7 @@ chains are spread over the cores, such a thread takes a core from them. So all t
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 
 import torch
@@ -32,3 +32,9 @@ def alone() -> Iterator[int]:
     finally:
         torch.set_num_threads(before)
         _granted.reset(token)
+
+
+def around(potential: object) -> AbstractContextManager[object]:
+    """`alone`, for work between the gradients of a potential whose backend spreads chains over the cores itself."""
+    backend = getattr(potential, "backend", None)
+    return alone() if backend is not None and backend.spreads else nullcontext()
