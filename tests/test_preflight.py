@@ -23,7 +23,7 @@ def keys(name: str, *overrides: str, sd: float | None = None) -> list[str]:
         ("mnist_convergent", ("data.noise_std=0.005",), None, ["data.noise_std"]),
         ("mnist_convergent", ("optimizer.name=adam",), None, ["optimizer.name"]),
         ("mnist_convergent_cpu", (), None, []),
-        ("mnist_convergent_cpu", ("train.updates=2999",), None, ["optimizer.name"]),
+        ("mnist_convergent_cpu", ("train.updates=2000",), None, ["optimizer.name"]),
         ("mnist_convergent", ("mcmc.step_size=0.0001",), 0.05, ["mcmc.step_size"]),
         (
             "mnist_convergent",
