@@ -99,11 +99,11 @@ def test_energies_across_are_those_of_normal_laws() -> None:
     assert far.long is not None
     assert own.long.distance.distance < far.long.distance.distance
     assert own.long.distance.distance == pytest.approx(own.long.distance.data, rel=0.2)
-    table = sheet.rows(found)
+    table = sheet.rows([found])
     assert [row[0] for row in table] == ["a", "b", "the data, other half"]
     assert {len(row) for row in table} == {len(sheet.HEADER)}
-    assert {len(row) for row in sheet.cross_rows(found.crossings)} == {len(sheet.CROSS_HEADER)}
-    assert any(f"to normal, {own.short.distance.images} samples;" in note for note in sheet.notes(found))
+    assert {len(row) for row in sheet.cross_rows([found])} == {len(sheet.CROSS_HEADER)}
+    assert any(f"to normal 8×8×1, {own.short.distance.images} samples;" in note for note in sheet.notes([found]))
     # The same noise for all: the two long runs differ by the two means alone.
     torch.testing.assert_close(own.long.x + 1.0, far.long.x, atol=2e-3, rtol=0)
 
@@ -163,7 +163,7 @@ def test_compare(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> No
     more = ("--html", "r.html", "--png", "r.png", "--step-size", 0.01, "--short", 5)
     ran = Running((*words, *more, "--json"), tmp_path, {}).end(timeout=500)
     assert ran.code == 0, ran.stderr
-    result = json.loads(ran.stdout)
+    result = json.loads(ran.stdout)["comparisons"][0]
     assert [m["model"] for m in result["models"]] == ["tiny", "their_code:make"]
     assert [(c["under"], c["samples_of"]) for c in result["across"]] == [
         ("tiny", "their_code:make"),
@@ -182,6 +182,27 @@ def test_compare(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> No
     fails(ebm(*words, *more, cwd=tmp_path), "r.html", "--force")
 
 
+def test_models_of_several_sizes(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Images of one size, points of two laws: a comparison for each, one table, one page."""
+    shutil.copytree(trained(tmp_path_factory, "tiny_noise"), tmp_path / "tiny")
+    names = ("gmm-shortrun", "tiny", "gmm-convergent", "rings-shortrun")
+    words = ("compare", *names, "--steps", 8, "--count", 9, "--png", "r.png", "--html", "r.html")
+    ran = Running((*words, "--json"), tmp_path, {}).end(timeout=500)
+    assert ran.code == 0, ran.stderr
+    found = json.loads(ran.stdout)["comparisons"]
+    assert [[m["model"] for m in c["models"]] for c in found] == [
+        ["gmm-shortrun", "gmm-convergent"],
+        ["tiny"],
+        ["rings-shortrun"],
+    ]
+    assert [len(c["across"]) for c in found] == [2, 0, 0]
+    assert [c["shape"] for c in found] == [[2, 1, 1], [1, 16, 16], [2, 1, 1]]
+    assert [m["name"] for m in read_metadata(tmp_path / "r.png")["models"]] == [names[0], names[2], names[1], names[3]]
+    page = (tmp_path / "r.html").read_text()
+    assert page.count("<img") == 10
+    assert "other half" in page
+
+
 def test_bad_input(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
     """One line each, the right exit code, nothing written."""
     shutil.copytree(trained(tmp_path_factory, "tiny_noise"), tmp_path / "tiny")
@@ -189,7 +210,6 @@ def test_bad_input(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     short = ("--steps", 2, "--count", 2)
     for words, part, code in [
         (("nobody",), "nobody", 1),
-        (("tiny", "mnist-shortrun"), "28×28×1", 1),
         (("tiny", "their_code:fails"), "no weights here", 1),
         (("tiny", "their_code:vector"), "2 numbers", 1),
         (("tiny", "not_there:make"), "not_there", 1),

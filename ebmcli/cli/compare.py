@@ -31,8 +31,7 @@ def compare(
         list[str] | None,
         typer.Argument(
             metavar="MODEL",
-            help="Bundled names, folders, files, runs, or code: package.module:factory. Left out: all bundled models "
-            "of the default's size.",
+            help="Bundled names, folders, files, runs, or code: package.module:factory. Left out: all bundled models.",
             show_default=False,
         ),
     ] = None,
@@ -89,8 +88,9 @@ def compare(
 ) -> None:
     """Compare energies: short and long samples side by side, verdict, distance to the data, cost.
 
-    All start at the same images and use the same noise. Code that you name is imported and run. Each
-    model is also asked about the samples of every other.
+    All start at the same images and use the same noise. Each model is also asked about the samples of
+    every other of its size and data; --data puts models of one size on the same data. Code that you
+    name is imported and run.
     """
     output = Output(json=json, quiet=quiet)
     for path, ending in ((html, ".html"), (png, ".png")):
@@ -108,7 +108,7 @@ def compare(
         raise UsageError(f"unknown kernel {kernel!r}", f"use {', '.join(KERNELS)}")
     torch.set_num_threads(threads or torch.get_num_threads())
     place = devices.pick(device)
-    names = list(models_ or _bundled_of_one_size())
+    names = list(models_ or _all_bundled())
     ours = {
         n: models.load(n, device=place, backend=backend, trusted=trust_code) for n in names if not foreign.is_spec(n)
     }
@@ -117,7 +117,7 @@ def compare(
     loaded = [
         (_label(n), ours[n] if n in ours else foreign.load(n, others, device=place, backend=backend)) for n in names
     ]
-    comparing.check_shapes(loaded)
+    groups = comparing.alike(loaded, data)
 
     def settings(model: Checkpoint) -> WalkSettings:
         return WalkSettings.of(
@@ -133,27 +133,33 @@ def compare(
             data=data,
         )
 
-    first = next(iter(ours.values()), loaded[0][1])
-    net = None if first.config.image_size == 1 else load_features(features, trusted=trust_code)
-    reference: Reference = reference_of(first, settings(first), net)
     crossing = max(1, steps // 10) if cross_steps is None else cross_steps
-    total = sum(m.config.steps + steps for _, m in loaded) + len(loaded) * (len(loaded) - 1) * crossing
+    pairs = sum(len(group) * (len(group) - 1) for group in groups)
+    total = sum(m.config.steps + steps for _, m in loaded) + pairs * crossing
+    references: list[Reference] = []
+    for group in groups:
+        first = group[0][1]
+        net = None if first.config.image_size == 1 else load_features(features, trusted=trust_code)
+        references.append(reference_of(first, settings(first), net))
     before: dict[str, int] = {}
+    found: list[Comparison] = []
     with output.progress("comparing", total, unit="steps", every=30.0) as bar:
 
         def watch(name: str, step: int) -> None:
             before[name] = step
             bar.update(done=min(total, sum(before.values())), model=name)
 
-        found = comparing.compare(loaded, reference, data or first.config.data, settings, crossing, watch)
+        for group, reference in zip(groups, references, strict=True):
+            on = data or group[0][1].config.data
+            found.append(comparing.compare(group, reference, on, settings, crossing, watch))
 
     output.table(sheet.rows(found), sheet.HEADER)
-    if found.crossings:
+    if any(comparison.crossings for comparison in found):
         output.data("")
-        output.table(sheet.cross_rows(found.crossings), sheet.CROSS_HEADER)
+        output.table(sheet.cross_rows(found), sheet.CROSS_HEADER)
     for line in sheet.notes(found):
         output.say(line)
-    for c in found.contestants:
+    for c in (c for comparison in found for c in comparison.contestants):
         if c.diverged:
             output.warn(f"{c.name}: {c.diverged}")
         if c.model.potential.backend.note:
@@ -168,21 +174,12 @@ def _label(name: str) -> str:
     return name if foreign.is_spec(name) else models.label(name)
 
 
-def _bundled_of_one_size() -> list[str]:
-    """The default model, and the bundled ones that share its images."""
-    import json as jsonlib
-
+def _all_bundled() -> list[str]:
+    """The default model, and the others of the package."""
     from ebmcli import models
 
-    def shape(folder: Path) -> tuple[int, int]:
-        config = jsonlib.loads((folder / "config.json").read_text())
-        return config["image_size"], config["channels"]
-
-    bundled = models.bundled()
     first = models.default()
-    if first not in bundled:
-        return [first]
-    return [first, *(n for n, f in bundled.items() if n != first and shape(f) == shape(bundled[first]))]
+    return [first, *(name for name in models.bundled() if name != first)]
 
 
 def _foreign(
@@ -224,7 +221,7 @@ def _free(path: Path | None, ending: str, force: bool) -> None:
     refuse_foreign(path, force)
 
 
-def _write(found: Comparison, html: Path | None, png: Path | None, output: Output) -> None:
+def _write(found: list[Comparison], html: Path | None, png: Path | None, output: Output) -> None:
     from ebmcli import media
     from ebmcli.evaluation import sheet
 

@@ -2,7 +2,8 @@
 
 Every model is sampled as its own settings say (short), walked from the same images of the data on the same random
 numbers (long), and judged. Then each is asked about the others: the energy it gives to their samples, and where its own
-chains go when they start at them.
+chains go when they start at them. Models of other images, or learned from other data, cannot be asked; `alike` sorts
+them into comparisons of their own.
 """
 
 from __future__ import annotations
@@ -187,7 +188,7 @@ def compare(
     Raises:
         EBMError: they are not of one shape.
     """
-    check_shapes(models)
+    _check_shapes(models)
     contestants = []
     for name, model in models:
 
@@ -204,16 +205,26 @@ def compare(
     return Comparison(contestants, crossings, reference, data, contestants[0].settings.steps, cross_steps)
 
 
-def check_shapes(models: Sequence[tuple[str, Checkpoint]]) -> None:
-    """Nothing, if all models are of one shape.
+def alike(models: Sequence[tuple[str, Checkpoint]], data: str | None = None) -> list[list[tuple[str, Checkpoint]]]:
+    """Models sorted by what they can be compared on, in the order in which they came.
 
-    Raises:
-        EBMError: they are not.
+    Args:
+        models: names and models.
+        data: what all are compared with; left out, each is compared with its own.
+
+    Returns: lists of models of one image size, number of channels and data.
     """
+    groups: dict[tuple[object, ...], list[tuple[str, Checkpoint]]] = {}
+    for name, model in models:
+        groups.setdefault((model.config.shape, data or model.config.data), []).append((name, model))
+    return list(groups.values())
+
+
+def _check_shapes(models: Sequence[tuple[str, Checkpoint]]) -> None:
     shapes = [(name, "×".join(map(str, (*m.config.shape[1:], m.config.channels)))) for name, m in models]
     for name, shape in shapes[1:]:
         if shape != shapes[0][1]:
             raise EBMError(
                 f"{shapes[0][0]} is a model of {shapes[0][1]}, {name} of {shape}: they have no images in common",
-                "compare models of one size; of code, --size and --channels say it",
+                "compare models of one size with one another; alike() sorts them",
             )

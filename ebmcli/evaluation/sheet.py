@@ -1,9 +1,12 @@
-"""A comparison as a table, a picture in the layout of the paper's Fig. 8, a page, and JSON (floor 2)."""
+"""Comparisons as a table, a picture in the layout of the paper's Fig. 8, a page, and JSON (floor 2).
+
+Models of one size and data make one comparison; a table, picture or page shows as many as there are, one after another.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +14,7 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from ebmcli import __version__, media
-from ebmcli.evaluation.compare import Comparison, Contestant, Crossing, Side
+from ebmcli.evaluation.compare import Comparison, Contestant, Side
 from ebmcli.evaluation.mixing import Estimate
 from ebmcli.evaluation.verdict import Verdict
 from ebmcli.media import page
@@ -44,8 +47,12 @@ def verdict_of(c: Contestant) -> str:
     return str(c.outcome.judgement.verdict) if c.outcome is not None else "diverged"
 
 
-def rows(comparison: Comparison) -> list[tuple[str, ...]]:
-    """A row a model, and one for the data itself, under `HEADER`."""
+def rows(comparisons: Sequence[Comparison]) -> list[tuple[str, ...]]:
+    """A row a model, and after those of a comparison one for the data itself, under `HEADER`."""
+    return [row for comparison in comparisons for row in _rows(comparison, len(comparisons) > 1)]
+
+
+def _rows(comparison: Comparison, several: bool) -> list[tuple[str, ...]]:
     found = [
         (
             c.name,
@@ -60,11 +67,18 @@ def rows(comparison: Comparison) -> list[tuple[str, ...]]:
         )
         for c in comparison.contestants
     ]
-    own = comparison.contestants[0].short.distance
-    return [*found, ("the data, other half", "", "0", "0", _plain(own.data, 3), _plain(own.data, 3), "1.00", "", "")]
+    own = _plain(comparison.contestants[0].short.distance.data, 3)
+    name = f"{_data(comparison)}, other half" if several else "the data, other half"
+    return [*found, (name, "", "0", "0", own, own, "1.00", "", "")]
 
 
-def cross_rows(crossings: Iterable[Crossing]) -> list[tuple[str, ...]]:
+def _data(comparison: Comparison) -> str:
+    """The data by name, and its size where it is images."""
+    channels, height, width = comparison.contestants[0].model.config.shape
+    return comparison.data if height * width == 1 else f"{comparison.data} {width}×{height}×{channels}"
+
+
+def cross_rows(comparisons: Sequence[Comparison]) -> list[tuple[str, ...]]:
     """A row for each model about each other's samples, under `CROSS_HEADER`."""
     return [
         (
@@ -75,39 +89,49 @@ def cross_rows(crossings: Iterable[Crossing]) -> list[tuple[str, ...]]:
             _gap(c.went) if c.went else "–",
             _plain(c.distance.distance, 3) if c.distance else "–",
         )
-        for c in crossings
+        for comparison in comparisons
+        for c in comparison.crossings
     ]
 
 
-def notes(comparison: Comparison) -> list[str]:
+def notes(comparisons: Sequence[Comparison]) -> list[str]:
     """What the numbers mean."""
-    reference, first = comparison.reference, comparison.contestants[0]
-    d = first.short.distance
-    lines = [
-        f"energy: how far its mean is from that of {comparison.data}, in standard deviations of the data's energy",
-        f"distance: {reference.name} to {comparison.data}, {d.images} samples; the data's other half "
-        f"{_plain(d.data, 3)}, a Gaussian with the data's mean and covariance {_plain(d.gaussian, 3)}",
-        "|x|: mean |pixel| over the data's; far above 1 is oversaturated" if not reference.points else "",
-        f"short: as each model was trained; long: {comparison.steps:,} steps; the same starts and noise for all; "
-        f"ms/step for all {first.settings.chains + first.settings.others} chains",
-    ]
-    if comparison.crossings and comparison.cross_steps:
+    first = comparisons[0]
+    names = " or ".join(dict.fromkeys(comparison.data for comparison in comparisons))
+    lines = [f"energy: how far its mean is from that of {names}, in standard deviations of the data's energy"]
+    for comparison in comparisons:
+        d = comparison.contestants[0].short.distance
         lines.append(
-            f"its chains lead to: energy after {comparison.cross_steps:,} steps from the other's short samples"
+            f"distance: {comparison.reference.name} to {_data(comparison)}, {d.images} samples; the data's other half "
+            f"{_plain(d.data, 3)}, a Gaussian with the data's mean and covariance {_plain(d.gaussian, 3)}"
         )
-    return [line for line in lines if line]
+    if not all(comparison.reference.points for comparison in comparisons):
+        lines.append("|x|: mean |pixel| over the data's; far above 1 is oversaturated")
+    settings = first.contestants[0].settings
+    lines.append(
+        f"short: as each model was trained; long: {first.steps:,} steps; the same starts and noise for all; "
+        f"ms/step for all {settings.chains + settings.others} chains"
+    )
+    if first.cross_steps and any(comparison.crossings for comparison in comparisons):
+        lines.append(f"its chains lead to: energy after {first.cross_steps:,} steps from the other's short samples")
+    return lines
 
 
-def picture(comparison: Comparison) -> Image.Image:
+def _all(comparisons: Sequence[Comparison]) -> list[Contestant]:
+    return [c for comparison in comparisons for c in comparison.contestants]
+
+
+def picture(comparisons: Sequence[Comparison]) -> Image.Image:
     """Short-run beside long-run samples, a row a model (the layout of Fig. 8)."""
+    contestants = _all(comparisons)
     pad, top, words = 36, 74, 92
     width = 3 * pad + 2 * _SIDE
-    height = top + len(comparison.contestants) * (words + _SIDE + pad)
+    height = top + len(contestants) * (words + _SIDE + pad)
     sheet = Image.new("RGB", (width, height), _PAPER)
     draw = ImageDraw.Draw(sheet)
-    for column, text in enumerate(("short run, as trained", f"after {comparison.steps:,} steps")):
+    for column, text in enumerate(("short run, as trained", f"after {comparisons[0].steps:,} steps")):
         write(draw, (pad + column * (_SIDE + pad), 48), text, 22, _SOFT)
-    for number, c in enumerate(comparison.contestants):
+    for number, c in enumerate(contestants):
         y = top + number * (words + _SIDE + pad)
         write(draw, (pad, y + 26), shorten(c.name, 28, _SIDE), 28, _INK)
         write(draw, (2 * pad + _SIDE, y + 26), shorten(verdict_of(c), 28, _SIDE), 28, _INK)
@@ -131,12 +155,14 @@ def _samples(x: Tensor) -> Image.Image:
     return grid if grid.width <= _SIDE else grid.resize((_SIDE, _SIDE), Image.Resampling.BOX)
 
 
-def report(comparison: Comparison) -> page.Page:
+def report(comparisons: Sequence[Comparison]) -> page.Page:
     """Everything on one page."""
-    names = ", ".join(c.name for c in comparison.contestants)
-    found = page.Page(f"Compared: {names}", f"{comparison.steps:,} steps each, against {comparison.data}", _STYLE)
-    found.add(page.table(rows(comparison), HEADER))
-    for c in comparison.contestants:
+    names = ", ".join(c.name for c in _all(comparisons))
+    data = ", ".join(_data(comparison) for comparison in comparisons)
+    steps = comparisons[0].steps
+    found = page.Page(f"Compared: {names}", f"{steps:,} steps each, against {data}", _STYLE)
+    found.add(page.table(rows(comparisons), HEADER))
+    for c in _all(comparisons):
         found.add(page.heading(c.name))
         if c.outcome is not None:
             judged = c.outcome.judgement
@@ -144,26 +170,25 @@ def report(comparison: Comparison) -> page.Page:
             found.add(page.verdict(str(judged.verdict), judged.reasons, good))
         else:
             found.add(page.verdict("diverged", [c.diverged], False))
-        sides = [("short run, as trained", c.short)] + (
-            [(f"after {comparison.steps:,} steps", c.long)] if c.long else []
-        )
+        sides = [("short run, as trained", c.short)] + ([(f"after {steps:,} steps", c.long)] if c.long else [])
         pictures = [
             page.picture(_samples(side.x), f"{what}: energy {_gap(side.gap)} σ, distance {_distance(side)}")
             for what, side in sides
         ]
         found.add(f'<div class="pair">{"".join(pictures)}</div>')
-    if comparison.crossings:
-        found.add(page.heading("Each under the others"), page.table(cross_rows(comparison.crossings), CROSS_HEADER))
+    crossings = [(comparison, c) for comparison in comparisons for c in comparison.crossings]
+    if crossings:
+        found.add(page.heading("Each under the others"), page.table(cross_rows(comparisons), CROSS_HEADER))
         pictures = [
             page.picture(
                 _samples(c.x),
                 f"chains of {c.a}, begun at short samples of {c.b}, after {comparison.cross_steps:,} steps",
             )
-            for c in comparison.crossings
+            for comparison, c in crossings
             if c.x is not None
         ]
         found.add(f'<div class="pair">{"".join(pictures)}</div>')
-    found.add(page.heading("What the numbers are"), *(page.paragraph(line) for line in notes(comparison)))
+    found.add(page.heading("What the numbers are"), *(page.paragraph(line) for line in notes(comparisons)))
     return found
 
 
@@ -174,30 +199,33 @@ _STYLE = """
 """
 
 
-def about(comparison: Comparison) -> dict[str, Any]:
+def about(comparisons: Sequence[Comparison]) -> dict[str, Any]:
     """What made a picture: models, data, settings; no path, no time."""
-    settings = comparison.contestants[0].settings
+    settings = comparisons[0].contestants[0].settings
     return {
         "made_by": f"ebm {__version__}",
-        "models": [{"name": c.name, "sha256": c.model.digest or None} for c in comparison.contestants],
-        "data": Path(comparison.data).name,
-        "steps": comparison.steps,
+        "models": [{"name": c.name, "sha256": c.model.digest or None} for c in _all(comparisons)],
+        "data": [Path(comparison.data).name for comparison in comparisons],
+        "steps": comparisons[0].steps,
         "count": settings.chains,
         "seed": settings.seed,
         "kernel": settings.kernel,
     }
 
 
-def as_json(comparison: Comparison) -> dict[str, Any]:
-    """All numbers."""
-    reference = comparison.reference
+def as_json(comparisons: Sequence[Comparison]) -> dict[str, Any]:
+    """All numbers: `steps`, and under `comparisons` one for every size and data of the models."""
+    return {"steps": comparisons[0].steps, "comparisons": [_comparison(c) for c in comparisons]}
+
+
+def _comparison(comparison: Comparison) -> dict[str, Any]:
     d = comparison.contestants[0].short.distance
     return {
         "data": comparison.data,
-        "distance": reference.name,
+        "shape": list(comparison.contestants[0].model.config.shape),
+        "distance": comparison.reference.name,
         "distance_of_halves": d.data,
         "distance_of_gaussian": d.gaussian,
-        "steps": comparison.steps,
         "models": [_contestant(c) for c in comparison.contestants],
         "across": [
             {
