@@ -91,12 +91,14 @@ def test_mala_accepts_as_its_plain_loop_does() -> None:
 
 
 def test_the_command(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Steps, whole updates and MALA of a recipe, as JSON and as a picture; a forced backend is the one timed."""
-    words = ("bench", recipe(tmp_path_factory), "--rounds", 1, "--update", "--kernels", "--picture", "b.png")
+    """Steps, updates, MALA and jobs of a map, as JSON and as a picture; a forced backend is the one timed."""
+    words = ("bench", recipe(tmp_path_factory), "--rounds", 1, "--update", "--kernels", "--map", "--picture", "b.png")
     ran = ebm(*words, "--backend", "stack", "--json", cwd=tmp_path, check=0)
     told = json.loads(ran.stdout)
     assert [row["backend"] for row in told["steps"]] == ["eager", "stack"]
     assert [row["backend"] for row in told["mala"]] == ["eager", "stack"]
+    assert [(row["backend"], row["jobs"]) for row in told["map"]] == [("stack", 1), ("stack", 96)]
+    assert told["map"][0]["ratio"] == 1
     assert [(row["backend"], row["steps"]) for row in told["updates"]] == [("eager", 3), ("stack", 3)]
     assert told["steps"][0]["error"] is None
     assert told["limits_gflops"].keys() == {"matrix product", "convolution"}

@@ -1,6 +1,6 @@
 """What a Langevin step costs on this machine, against plain loops measured in the same run (floor 2)."""
 
-from ebmcli.bench.costs import UPDATES, Adjusted, memory, metropolis, sizes
+from ebmcli.bench.costs import UPDATES, Adjusted, Travelled, journeys, memory, metropolis, sizes
 from ebmcli.bench.picture import picture
 from ebmcli.bench.steps import (
     SUITE,
@@ -21,8 +21,10 @@ __all__ = [
     "Case",
     "Figure",
     "Row",
+    "Travelled",
     "bench",
     "interleaved",
+    "journeys",
     "limit",
     "memory",
     "metropolis",

@@ -1,4 +1,4 @@
-"""Beside single steps: the Metropolis test, batch and image sizes, and memory over many updates (floor 2)."""
+"""Beside single steps: Metropolis test, jobs of a map, batch and image sizes, memory over many updates (floor 2)."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from torch import Tensor, nn
 
 from ebmcli.bench.steps import Case, Figure, Row, bench, candidates, interleaved, one_update, released, trainer
 from ebmcli.chains import Purpose, Stream
+from ebmcli.landscape.mapping import auto_batch
+from ebmcli.landscape.travel import Arrival, Conditions, Job, Travel
 from ebmcli.sampler import MALA, run
 
 CHAINS = (1, 16, 100, 1000)
@@ -89,6 +91,66 @@ def metropolis(
             acceptance=shares[key],
         )
         for key in ("eager", name)
+    ]
+
+
+class Travelled(NamedTuple):
+    """Jobs of attraction–diffusion on one case, so many at once."""
+
+    case: str
+    backend: str
+    jobs: int
+    """at once"""
+    step: Figure
+    """one step of one job, seconds"""
+    ratio: float
+    """median over rounds of the time of jobs one at a time, divided by this one's"""
+
+
+class _Jobs:
+    """A plan (see `landscape.travel.Plan`) of so many jobs, each from one state to the next."""
+
+    def __init__(self, count: int) -> None:
+        self.waiting = [Job(state, state + 1, 0, 1.0) for state in range(count)]
+
+    def take(self, count: int) -> list[Job]:
+        taken, self.waiting = self.waiting[:count], self.waiting[count:]
+        return taken
+
+    def give(self, job: Job, arrival: Arrival) -> None:
+        pass
+
+
+def journeys(
+    case: Case, device: torch.device, rounds: int = 9, only: str | None = None, steps: int = 64
+) -> list[Travelled]:
+    """Jobs of a map one at a time, and as many at once as a map does, by the best backend (or the one called `only`).
+
+    Nobody arrives, and every job takes `steps` steps.
+    """
+    name, potential = next(iter(candidates(case, device, only).items()))
+    many = auto_batch(potential)
+    states = (torch.rand(many + 1, *case.shape, generator=torch.Generator().manual_seed(0)) * 2 - 1).to(device)
+    conditions = Conditions(1.0, case.step_size, radius=0.0, patience=steps, limit=steps)
+    alone = {1: 4, many: many}
+
+    def go(at_once: int) -> Callable[[], None]:
+        travel = Travel(potential, states, conditions, batch_size=at_once)
+
+        def all_of_them() -> None:
+            plan = _Jobs(alone[at_once])
+            ended = sum(len(results) for results in travel.run(plan))
+            assert ended == alone[at_once]
+
+        return all_of_them
+
+    seconds = interleaved({str(n): go(n) for n in alone}, rounds, device)
+    each = {n: [s / (count * steps) for s in seconds[str(n)]] for n, count in alone.items()}
+    return [
+        Travelled(
+            case.name, name, n, Figure.of(times), statistics.median(a / b for a, b in zip(each[1], times, strict=True))
+        )
+        for n, times in each.items()
     ]
 
 

@@ -22,6 +22,7 @@ def bench(
     suite: Annotated[bool, typer.Option("--suite", help="The networks whose ratios the README quotes.")] = False,
     update: Annotated[bool, typer.Option("--update", help="Whole updates too (slow for large networks).")] = False,
     kernels: Annotated[bool, typer.Option("--kernels", help="MALA too, against its plain loop.")] = False,
+    map_: Annotated[bool, typer.Option("--map", help="Jobs of a map too, at once against one at a time.")] = False,
     sizes: Annotated[
         bool, typer.Option("--sizes", help="The fastest backend by number of chains and by image size, too.")
     ] = False,
@@ -63,6 +64,7 @@ def bench(
     rows: list[measure.Row] = []
     whole: list[dict[str, Any]] = []
     adjusted: list[measure.Adjusted] = []
+    travelled: list[measure.Travelled] = []
     with output.progress("timing", len(cases), unit="networks", every=30.0) as bar:
         for case in cases:
             rows += measure.bench(case, place, rounds, only)
@@ -74,6 +76,8 @@ def bench(
                 ]
             if kernels:
                 adjusted += measure.metropolis(case, place, rounds, only)
+            if map_:
+                travelled += measure.journeys(case, place, rounds, only)
             bar.update()
     output.table([_row(r) for r in rows], HEADER)
     if whole:
@@ -85,6 +89,11 @@ def bench(
         output.table(
             [(r.case, r.backend, _ms(r.step), f"{r.ratio:.2f}", f"{r.acceptance:.2f}") for r in adjusted],
             ("MALA", "backend", "ms a step (quartiles)", "ratio", "accepted"),
+        )
+    if travelled:
+        output.table(
+            [(r.case, r.backend, str(r.jobs), _us(r.step), f"{r.ratio:.2f}") for r in travelled],
+            ("jobs of a map", "backend", "at once", "µs a step of each (quartiles)", "ratio"),
         )
     scaled: list[measure.Row] = []
     if sizes:
@@ -118,6 +127,7 @@ def bench(
             "steps": [r._asdict() for r in rows],
             "updates": whole,
             "mala": [r._asdict() for r in adjusted],
+            "map": [r._asdict() for r in travelled],
             "sizes": [r._asdict() for r in scaled],
             "peak_memory_bytes": {"after_a_tenth": peaks[0], "after_all": peaks[1]} if memory else None,
         }
@@ -139,6 +149,10 @@ HEADER = (
 
 def _ms(figure: Figure) -> str:
     return f"{figure.median * 1e3:.3g} ({figure.first * 1e3:.3g}–{figure.third * 1e3:.3g})"
+
+
+def _us(figure: Figure) -> str:
+    return _ms(figure._replace(**{k: 1e3 * v for k, v in figure._asdict().items()}))
 
 
 def _row(r: Row) -> tuple[str, ...]:
