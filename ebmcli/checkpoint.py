@@ -177,6 +177,7 @@ def load(
     *,
     device: torch.device | str = "cpu",
     backend: str = "auto",
+    precision: str = "float32",
     energy_scale: float | None = None,
     weights: str = "default",
     trusted: bool = False,
@@ -185,13 +186,14 @@ def load(
 
     Args:
         path: of the file.
+        precision: as `Potential`'s.
         energy_scale: overrides the file's, or stands in where it has none.
         weights: `default` (what the file was made to be sampled with) or `last`.
         trusted: allow `network = "package.module:factory"` to import code.
 
     Raises:
         EBMError: the file is missing, empty, truncated, altered, a pickle, of another kind, lacks
-            its energy scale, or its weights do not fit its network.
+            its energy scale, or its weights do not fit its network; less than float32 for a convergent model.
     """
     tensors, metadata = read_tensors(path)
     config = _config(path, metadata, energy_scale)
@@ -218,7 +220,12 @@ def load(
     _check_fit(path, config, network, shapes)
     network.load_state_dict(state, strict=True)
     network.to(device)
-    potential = Potential(network, config.shape, config.energy_scale, config.temperature, backend)
+    if precision != "float32" and config.regime == "convergent":
+        raise EBMError(
+            f"{config.name} was learned to be a density, which {precision} would blur by many nats",
+            "sample it in float32",
+        )
+    potential = Potential(network, config.shape, config.energy_scale, config.temperature, backend, precision)
     bank = tensors["bank"].float() if "bank" in tensors else None
     return Checkpoint(potential.eval(), config, bank, recipe, checksum)
 

@@ -49,7 +49,7 @@ def build_potential(recipe: Recipe, device: torch.device, backend: str = "auto")
     """A new potential as the recipe says, with initial weights drawn from its seed."""
     network = build(recipe.potential.network, shape(recipe), seed=recipe.train.seed, **network_arguments(recipe))
     scale = recipe.energy_scale_value()
-    return Potential(network.to(device), shape(recipe), scale, recipe.mcmc.temperature, backend)
+    return Potential(network.to(device), shape(recipe), scale, recipe.mcmc.temperature, backend, recipe.train.precision)
 
 
 def shape(recipe: Recipe) -> tuple[int, int, int]:
@@ -277,7 +277,7 @@ class Learning:
         if self._sampler is None:
             p = self.potential
             network = copy.deepcopy(p.network)
-            self._sampler = Potential(network, p.shape, p.energy_scale, p.temperature, p.requested_backend)
+            self._sampler = Potential(network, p.shape, p.energy_scale, p.temperature, p.requested_backend, p.precision)
         with torch.no_grad():
             for name, value in self._sampler.network.state_dict().items():
                 value.copy_(average[name])

@@ -39,7 +39,7 @@ def load(model: str | Path | None = None, **options: Any) -> Checkpoint:
 
     Args:
         model: a bundled name, a file, a folder, a run, or `user/repo[@revision]` on the Hub; left out, the default.
-        options: as `ebmcli.checkpoint.load`: device, backend, energy_scale, weights, trusted.
+        options: as `ebmcli.checkpoint.load`: device, backend, precision, energy_scale, weights, trusted.
 
     Raises:
         EBMError: as `find` and `ebmcli.checkpoint.load`.

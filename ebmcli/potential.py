@@ -30,6 +30,8 @@ class Potential(nn.Module):
             number. It belongs to the model: a long run with another step size keeps it.
         temperature: T, by which kernels divide U unless told otherwise.
         backend: how gradients are computed: `auto`, or a name of `ebmcli.sampler.engine.BACKENDS`.
+        precision: of `energy` and `energy_and_grad`: float32, or on a CUDA device tf32 or bf16, which are faster and
+            good enough for short chains only; kernels with a Metropolis test refuse them.
     """
 
     def __init__(
@@ -39,6 +41,7 @@ class Potential(nn.Module):
         energy_scale: float = 1.0,
         temperature: float = 1.0,
         backend: str = "auto",
+        precision: str = "float32",
     ) -> None:
         super().__init__()
         self.network = network
@@ -46,6 +49,7 @@ class Potential(nn.Module):
         self.energy_scale = energy_scale
         self.temperature = temperature
         self.requested_backend = backend
+        self.precision = precision
         self._backend: Backend | None = None
 
     def __getstate__(self) -> dict[str, Any]:
@@ -57,7 +61,7 @@ class Potential(nn.Module):
         """What computes the gradients; chosen, and checked against plain autograd, at first use."""
         device = next(self.network.parameters(), torch.empty(0)).device
         if self._backend is None or self._backend.device != device:
-            self._backend = choose(self.network, self.shape, device, self.requested_backend)
+            self._backend = choose(self.network, self.shape, device, self.requested_backend, self.precision)
         return self._backend
 
     def forward(self, x: Tensor) -> Tensor:

@@ -86,6 +86,7 @@ def metadata(model: Checkpoint, settings: SampleSettings) -> dict[str, Any]:
         "weights": model.config.weights,
         "energy_scale": model.config.energy_scale,
         "settings": settings.record(),
+        **({"precision": precision} if (precision := model.potential.precision) != "float32" else {}),
     }
 
 

@@ -17,6 +17,7 @@ from ebmcli.guard import Guard, GuardSettings
 from ebmcli.optimizers import Optimizer, OptimizerSettings
 from ebmcli.potential import Potential
 from ebmcli.sampler import Langevin, Path, run
+from ebmcli.sampler.precision import computing
 
 LARGEST_PIXEL = 100.0
 """A negative sample beyond this (in units of the data's range) has left for good."""
@@ -286,11 +287,12 @@ class Trainer:
             self.guard.check(record, difference_known=False)
 
         self.optimizer.torch.zero_grad(set_to_none=True)
-        energy = self.potential(torch.cat([positives, negatives]))
-        energy_data = energy[: len(positives)].mean()
-        energy_samples = energy[len(positives) :].mean()
-        difference = energy_data - energy_samples
-        difference.backward()
+        with computing(self.device):
+            energy = self.potential(torch.cat([positives, negatives]))
+            energy_data = energy[: len(positives)].mean()
+            energy_samples = energy[len(positives) :].mean()
+            difference = energy_data - energy_samples
+            difference.backward()
         record = record._replace(
             energy_difference=difference.item(),
             energy_data=energy_data.item(),

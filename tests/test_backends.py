@@ -16,7 +16,8 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTens
 
 from ebmcli import networks, philox
 from ebmcli.networks import NonLocal, NonLocalBlock, Shape, Toy, Vanilla
-from ebmcli.sampler import engine, precision, steps
+from ebmcli.potential import Potential
+from ebmcli.sampler import HMC, MALA, Langevin, Magnetised, engine, precision, steps
 from ebmcli.sampler.graph import Graph
 from ebmcli.sampler.stack import GRAINS, Stack
 
@@ -319,13 +320,66 @@ def test_the_precision_of_the_caller_is_put_back() -> None:
     kept = matmul.allow_tf32, cudnn.allow_tf32
     try:
         matmul.allow_tf32 = cudnn.allow_tf32 = True
-        with contextlib.suppress(ZeroDivisionError), precision.float32(torch.device("cuda")):
+        with contextlib.suppress(ZeroDivisionError), precision.computing(torch.device("cuda")):
             assert [getattr(place, name) for place, name, _ in switches] == [value for *_, value in switches]
             raise ZeroDivisionError
         assert matmul.allow_tf32
         assert cudnn.allow_tf32
     finally:
         matmul.allow_tf32, cudnn.allow_tf32 = kept
+
+
+def test_less_than_float32_is_what_it_says() -> None:
+    """bfloat16 rounds to 8 bits, gives back float32, and stays within the tolerance it is accepted with."""
+    network, shape = made("vanilla 16×16×1 w8 leak 0.05")
+    x = images(8, shape)
+    short = engine.Generic(copy.deepcopy(network), shape, CPU, "bf16")
+    expected = engine.Generic(copy.deepcopy(network), shape, CPU).energy_and_grad(x)
+    got = short.energy_and_grad(x)
+    assert {t.dtype for t in (*got, short.energy(x))} == {torch.float32}
+    assert 1e-4 < engine.disagreement(short, network, shape, CPU) < precision.TOLERANCE["bf16"]
+    assert (got[1] - expected[1]).norm() < 0.1 * expected[1].norm()  # kinks of a few pixels included
+    with torch.no_grad():
+        for parameter in short.network.parameters():
+            parameter.mul_(2)
+    assert not torch.equal(short.energy(x), got[0])  # the weights' rounding is not kept
+
+
+def test_which_backends_compute_in_less() -> None:
+    """Those whose operations know how; the compiled kernel never."""
+    network, shape = made("toy")
+    fits = {name: fit for name, (fit, _) in engine.BACKENDS.items()}
+    cuda = torch.device("cuda")
+    able = {p: [n for n, fit in fits.items() if fit(network, shape, cuda, p)] for p in precision.PRECISIONS}
+    assert able == {
+        "float32": ["graph", "stack", "generic"],
+        "tf32": ["graph", "stack", "generic"],
+        "bf16": ["graph", "generic"],
+    }
+    assert not fits["native"](network, shape, CPU, "bf16")
+    assert isinstance(engine._graph(network, shape, CPU, "bf16")._inner, engine.Generic)
+    assert isinstance(engine._graph(network, shape, CPU, "tf32")._inner, Stack)
+    wanted = {name: value for _, name, value in precision._switches("tf32")}
+    assert "tf32" in wanted.values() or wanted["allow_tf32"] is True
+
+
+@pytest.mark.parametrize(("name", "part"), [("tf32", "no such arithmetic"), ("bf16", "slows"), ("fp8", "unknown")])
+def test_precisions_that_do_not_help_are_refused(name: str, part: str) -> None:
+    network, shape = made("toy")
+    with pytest.raises(engine.EBMError, match=part) as raised:
+        engine.choose(network, shape, CPU, precision=name)
+    assert "float32" in raised.value.hint
+
+
+@pytest.mark.parametrize("kernel", [MALA, HMC])
+def test_a_metropolis_test_refuses_less_than_float32(kernel: type) -> None:
+    """Also behind a magnetised energy."""
+    network, shape = made("toy")
+    potential = Potential(network, shape, precision="bf16")
+    for target in (potential, Magnetised(potential, torch.zeros(1, *shape), 1.0)):
+        with pytest.raises(engine.EBMError, match="Metropolis test needs float32"):
+            kernel(target, 0.1)
+    Langevin(potential, 0.1)
 
 
 class Squared(nn.Module):

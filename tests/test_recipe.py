@@ -294,6 +294,7 @@ def test_one_mistake(changes: Sequence[tuple[str, str]], expected: str) -> None:
         ([("bank_size = 200\n", "")], "mcmc.bank_size is missing"),
         ([('"persistent"', '"data"')], "mcmc.bank_size = 200"),
         ([('"persistent"\nbank_size = 200', '"data"\nrejuvenation = 0.1')], "mcmc.rejuvenation"),
+        ([("[train]", '[train]\nprecision = "bf16"')], "train.precision"),
         ([('"persistent"\nbank_size = 200', '"data"\nbank_init = "data"')], "mcmc.bank_init"),
         (
             [('"mnist-10k"\nimage_size = 16\nchannels = 1', '"gmm"\nimage_size = 1\nchannels = 2')],

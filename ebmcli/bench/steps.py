@@ -171,14 +171,18 @@ def interleaved(jobs: dict[str, Callable[[], Any]], rounds: int, device: torch.d
     return result
 
 
-def candidates(case: Case, device: torch.device, only: str | None = None) -> dict[str, Potential]:
+def candidates(
+    case: Case, device: torch.device, only: str | None = None, precision: str = "float32"
+) -> dict[str, Potential]:
     """A potential for each backend that runs this case, all with the same weights."""
     network = build(case.network, case.shape, **case.arguments).to(device)
     result = {}
     for name, (fits, _) in BACKENDS.items():
-        if only not in (None, name) or not fits(network, case.shape, device):
+        if only not in (None, name) or not fits(network, case.shape, device, precision):
             continue
-        potential = Potential(copy.deepcopy(network), case.shape, 2 / case.step_size**2, backend=name)
+        potential = Potential(
+            copy.deepcopy(network), case.shape, 2 / case.step_size**2, backend=name, precision=precision
+        )
         try:
             assert potential.backend.name == name
         except EBMError:
@@ -187,9 +191,11 @@ def candidates(case: Case, device: torch.device, only: str | None = None) -> dic
     return result
 
 
-def bench(case: Case, device: torch.device, rounds: int = 9, only: str | None = None) -> list[Row]:
+def bench(
+    case: Case, device: torch.device, rounds: int = 9, only: str | None = None, precision: str = "float32"
+) -> list[Row]:
     """All backends on one case, against `eager`; the first row is the baseline's."""
-    potentials = candidates(case, device, only)
+    potentials = candidates(case, device, only, precision)
     plain = released(case, device)
     generator = torch.Generator().manual_seed(0)
     x = (torch.rand(case.chains, *case.shape, generator=generator) * 2 - 1).to(device)

@@ -37,6 +37,7 @@ def bench(
     rounds: Annotated[int, typer.Option("--rounds", metavar="N", min=1, help="Interleaved rounds.")] = 9,
     device: options.Device = "auto",
     backend: options.Backend = "auto",
+    precision: options.Precision = "float32",
     threads: options.Threads = None,
     json: options.Json = False,
     quiet: options.Quiet = False,
@@ -67,7 +68,7 @@ def bench(
     travelled: list[measure.Travelled] = []
     with output.progress("timing", len(cases), unit="networks", every=30.0) as bar:
         for case in cases:
-            rows += measure.bench(case, place, rounds, only)
+            rows += measure.bench(case, place, rounds, only, precision)
             if update:
                 timed = measure.updates(case, place, max(3, rounds // 2), only)
                 whole += [

@@ -104,6 +104,14 @@ TrustCode = Annotated[
     bool,
     typer.Option("--trust-code", help="Import the code that the model names as its network (package.module:factory)."),
 ]
+Precision = Annotated[
+    str,
+    typer.Option(
+        "--precision",
+        metavar="P",
+        help="float32, or on a CUDA device tf32 or bf16: faster, for non-convergent models only.",
+    ),
+]
 Backend = Annotated[
     str,
     typer.Option("--backend", metavar="NAME", help="Who computes gradients: auto, native, stack, graph or generic."),

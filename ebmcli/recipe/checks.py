@@ -147,6 +147,13 @@ def _bank_holds_a_batch(init: str, bank_size: int | None, negatives: int) -> Fou
         yield Mistake("mcmc.bank_size", bank_size, expected)
 
 
+@_check("train.precision", "recipe.regime")
+def _densities_are_learned_in_float32(precision: str, regime: str) -> Found:
+    if precision != "float32" and regime == "convergent":
+        expected = 'expected "float32": chains that must converge to a density cannot stand less'
+        yield Mistake("train.precision", precision, expected)
+
+
 @_check("longrun.init", "mcmc.init")
 def _longrun_starts(longrun_init: str, init: str) -> Found:
     if longrun_init == "persistent" and init != "persistent":

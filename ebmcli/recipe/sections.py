@@ -121,6 +121,11 @@ class TrainSettings(_Section):
     positives: int = Field(default=100, ge=1, description="n: data images in each update.")
     negatives: int = Field(default=100, ge=1, description="m: chains in each update.")
     seed: int = Field(default=0, ge=0, le=LARGEST_SEED, description="Seed of every random number.")
+    precision: Literal["float32", "tf32", "bf16"] = Field(
+        default="float32",
+        description="Of the Langevin steps. tf32 and bf16 are for CUDA devices and non-convergent learning; the "
+        "update of the weights is float32 always.",
+    )
     ema: float = Field(
         default=0.0, ge=0, lt=1, description="Decay per update of an average of the weights; 0 keeps none."
     )

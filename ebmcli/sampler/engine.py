@@ -18,12 +18,8 @@ from ebmcli.errors import EBMError
 from ebmcli.networks import Shape
 from ebmcli.sampler import native
 from ebmcli.sampler.graph import Graph
-from ebmcli.sampler.precision import float32
+from ebmcli.sampler.precision import TOLERANCE, check, computing
 from ebmcli.sampler.stack import Stack
-
-TOLERANCE = 1e-4
-"""Largest relative error of a gradient (against float64) with which a backend is accepted."""
-
 
 Fused = Callable[..., native.PathResult]
 
@@ -54,10 +50,11 @@ class Generic:
     name = "generic"
     spreads = False
 
-    def __init__(self, network: nn.Module, shape: Shape, device: torch.device) -> None:
+    def __init__(self, network: nn.Module, shape: Shape, device: torch.device, precision: str = "float32") -> None:
         self.network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.shape = shape
         self.device = device
+        self.precision = precision
         self.note = ""
         self.fused: Fused | None = None
         # A convolution on a GPU wants more images at once; the size is part of the numbers.
@@ -65,16 +62,16 @@ class Generic:
 
     def energy(self, x: Tensor) -> Tensor:
         """F(x) [n], no graph."""
-        with float32(self.device), torch.no_grad():
-            return torch.cat([self.network(b).flatten() for b in self._blocks(x)])[: len(x)]
+        with computing(self.device, self.precision), torch.no_grad():
+            return torch.cat([self.network(b).flatten().to(b.dtype) for b in self._blocks(x)])[: len(x)]
 
     def energy_and_grad(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """F(x) [n] and ∂F/∂x [n c h w]."""
         values, grads = [], []
-        with float32(self.device), torch.enable_grad():
+        with computing(self.device, self.precision), torch.enable_grad():
             for block in self._blocks(x):
                 block.requires_grad_(True)
-                value = self.network(block).flatten()
+                value = self.network(block).flatten().to(block.dtype)
                 (grad,) = torch.autograd.grad(value.sum(), block)
                 values.append(value.detach())
                 grads.append(grad)
@@ -97,7 +94,7 @@ class Native:
     name = "native"
     spreads = True
 
-    def __init__(self, network: nn.Module, shape: Shape, device: torch.device) -> None:
+    def __init__(self, network: nn.Module, shape: Shape, device: torch.device, precision: str = "float32") -> None:
         self.stack = native.NativeStack(network, shape)
         self.device = device
         self.note = ""
@@ -112,55 +109,63 @@ class Native:
         return self.stack.energy_and_grad(x)
 
 
-def _native_fits(network: nn.Module, shape: Shape, device: torch.device) -> bool:
-    if device.type != "cpu" or not native.available():
+def _native_fits(network: nn.Module, shape: Shape, device: torch.device, precision: str) -> bool:
+    if device.type != "cpu" or precision != "float32" or not native.available():
         return False
     parameters = list(network.parameters())
     return all(p.dtype == torch.float32 for p in parameters) and native.NativeStack.supports(network, shape)
 
 
-def _graph(network: nn.Module, shape: Shape, device: torch.device) -> Graph:
-    known = Stack.supports(network, shape)
-    inner = Stack(network, shape, device) if known else Generic(network, shape, device)
-    return Graph(inner, network, shape, device)
+def _stack_fits(network: nn.Module, shape: Shape, device: torch.device, precision: str) -> bool:
+    # Its gradients are not of the operations that autocast knows.
+    return precision != "bf16" and Stack.supports(network, shape)
 
 
-BACKENDS: dict[str, tuple[Callable[[nn.Module, Shape, torch.device], bool], Callable[..., Backend]]] = {
-    "graph": (lambda network, shape, device: device.type == "cuda", _graph),
+def _graph(network: nn.Module, shape: Shape, device: torch.device, precision: str) -> Graph:
+    inner = Stack if _stack_fits(network, shape, device, precision) else Generic
+    return Graph(inner(network, shape, device, precision), network, shape, device, precision)
+
+
+BACKENDS: dict[str, tuple[Callable[[nn.Module, Shape, torch.device, str], bool], Callable[..., Backend]]] = {
+    "graph": (lambda network, shape, device, precision: device.type == "cuda", _graph),
     "native": (_native_fits, Native),
-    "stack": (lambda network, shape, device: Stack.supports(network, shape), Stack),
-    "generic": (lambda network, shape, device: True, Generic),
+    "stack": (_stack_fits, Stack),
+    "generic": (lambda network, shape, device, precision: True, Generic),
 }
 """Fastest first: each with the test of whether it fits a network, and its class."""
 
 
-def choose(network: nn.Module, shape: Shape, device: torch.device, name: str = "auto") -> Backend:
+def choose(
+    network: nn.Module, shape: Shape, device: torch.device, name: str = "auto", precision: str = "float32"
+) -> Backend:
     """The fastest backend that fits and agrees with plain autograd, or the one called `name`.
 
     Raises:
-        EBMError: `name` is unknown, or forced where it does not fit or does not agree.
+        EBMError: `name` is unknown, or forced where it does not fit or does not agree; the device has no such
+            precision.
     """
+    check(precision, device)
     if name != "auto" and name not in BACKENDS:
         raise EBMError(f"unknown backend {name!r}", f"use auto, {', '.join(BACKENDS)}")
     note = ""
     for key, (fits, make) in BACKENDS.items():
         if name not in ("auto", key):
             continue
-        if not fits(network, shape, device):
+        if not fits(network, shape, device, precision):
             if name == key:
                 why = native.why_not() if name == "native" else ""
                 why = why or f"it does not compute {type(network).__name__} on {device.type}"
                 raise EBMError(f"backend {name!r} cannot run: {why}", "use --backend auto")
             continue
         try:
-            backend = make(network, shape, device)
+            backend = make(network, shape, device, precision)
             error = 0.0 if key == "generic" else disagreement(backend, network, shape, device)
         except RuntimeError as problem:  # a network that cannot be recorded, an operation this device lacks
             if key == "generic":
                 raise
             note = f"backend {key} failed and is not used: {' '.join(str(problem).split())[:200]}"
         else:
-            if error <= TOLERANCE:
+            if error <= TOLERANCE[precision]:
                 backend.note = note
                 return backend
             note = f"backend {key} was {error:.1e} off plain autograd and is not used"

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from ebmcli.networks import Shape
 from ebmcli.sampler import steps as path
 from ebmcli.sampler.native import PathResult, Start
-from ebmcli.sampler.precision import float32
+from ebmcli.sampler.precision import computing
 
 LONG = 25
 """Steps of the longer graph; what is left of a path is made with graphs of one step."""
@@ -54,6 +54,7 @@ class Graph:
         network: whose weights `inner` reads.
         shape: (c, h, w) of a state.
         device: CUDA, except in tests.
+        precision: as `inner`'s.
 
     Raises:
         RuntimeError: the network does something that cannot be recorded.
@@ -62,10 +63,13 @@ class Graph:
     name = "graph"
     spreads = False
 
-    def __init__(self, inner: Inner, network: nn.Module, shape: Shape, device: torch.device) -> None:
+    def __init__(
+        self, inner: Inner, network: nn.Module, shape: Shape, device: torch.device, precision: str = "float32"
+    ) -> None:
         self.network = network
         self.shape = shape
         self.device = device
+        self.precision = precision
         self.note = ""
         self.fused: Callable[..., PathResult] | None = self.langevin
         self._inner = inner
@@ -90,7 +94,7 @@ class Graph:
     def energy_and_grad(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """F(x) [n] and ∂F/∂x [n c h w]."""
         energy, grad = x.new_empty(len(x)), torch.empty(x.shape, dtype=x.dtype, device=x.device)
-        with float32(self.device), torch.no_grad():
+        with computing(self.device, self.precision), torch.no_grad():
             self._scale.fill_(1.0)
             for first in range(0, len(x), len(self._x)):
                 here = slice(first, first + len(self._x))
@@ -118,7 +122,7 @@ class Graph:
         end, grad = (torch.empty(x.shape, dtype=x.dtype, device=x.device) for _ in range(2))
         energy, norms = x.new_empty(steps + 1, n), x.new_empty(steps + 1, n)
         length = x.new_zeros(n)
-        with float32(self.device), torch.no_grad():
+        with computing(self.device, self.precision), torch.no_grad():
             self._scale.fill_(scale)
             self._drift.fill_(0.5 * step_size**2 / temperature)
             self._sigma.fill_(noise * step_size)

@@ -12,6 +12,7 @@ from ebmcli.errors import EBMError
 from ebmcli.sampler import metropolis
 from ebmcli.sampler.kernel import wide
 from ebmcli.sampler.metropolis import MetropolisInfo
+from ebmcli.sampler.precision import require_float32
 
 if TYPE_CHECKING:
     from ebmcli.chains import Stream
@@ -57,7 +58,7 @@ class HMC:
         temperature: T > 0; left out, the potential's own.
 
     Raises:
-        EBMError: n_leapfrog or persistence is out of its range.
+        EBMError: n_leapfrog or persistence is out of its range; the potential computes in less than float32.
     """
 
     def __init__(
@@ -73,6 +74,8 @@ class HMC:
             raise EBMError(f"n_leapfrog is {n_leapfrog}, expected 1 or more", "1 is MALA")
         if not 0 <= persistence < 1:
             raise EBMError(f"persistence is {persistence}, expected 0 <= persistence < 1", "0 renews the momentum")
+        if adjust:
+            require_float32(potential, "a Metropolis test")
         self.potential = potential
         self.step_size = step_size
         self.n_leapfrog = n_leapfrog

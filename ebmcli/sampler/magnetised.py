@@ -48,6 +48,11 @@ class Magnetised:
         self.scale = potential.temperature if temperature is None else temperature
 
     @property
+    def precision(self) -> str:
+        """That of the potential."""
+        return getattr(self.potential, "precision", "float32")
+
+    @property
     def shape(self) -> Shape:
         """(channels, height, width) of one state."""
         return self.potential.shape

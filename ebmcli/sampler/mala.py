@@ -9,6 +9,7 @@ from torch import Tensor
 from ebmcli.sampler import metropolis
 from ebmcli.sampler.langevin import Langevin, LangevinState
 from ebmcli.sampler.metropolis import MetropolisInfo
+from ebmcli.sampler.precision import require_float32
 
 if TYPE_CHECKING:
     from ebmcli.chains import Stream
@@ -25,9 +26,13 @@ class MALA:
         potential: U.
         step_size: ε, pixel units, > 0. About 0.57 accepted is best in high dimension.
         temperature: T > 0; left out, the potential's own.
+
+    Raises:
+        EBMError: the potential computes in less than float32.
     """
 
     def __init__(self, potential: Target, step_size: float, temperature: float | None = None) -> None:
+        require_float32(potential, "a Metropolis test")
         self.potential = potential
         self.step_size = step_size
         self.temperature = potential.temperature if temperature is None else temperature

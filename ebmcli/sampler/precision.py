@@ -1,9 +1,10 @@
-"""Float32 that is float32, and the same bits each time: what is set while a backend computes (floor 1).
+"""In what precision a backend computes, and that it gives the same bits each time (floor 1).
 
 On a GPU torch lets convolutions round their inputs to 10 bits (TF32) unless told not to, and a caller's autocast would
-turn them into bfloat16. Both bias a Metropolis test and every long chain, so backends compute inside `float32()`.
-Non-convergent sampling could stand TF32: it would be an argument here, refused by samplers that accept or reject.
-For the same reason as fixed blocks, convolutions take a deterministic algorithm that no timing has picked.
+turn them into bfloat16. Both bias a Metropolis test and every long chain: at energies of 10⁴ a rounding of 10⁻³ is ten
+nats. So backends compute inside `computing(device)`, which is plain float32 unless a potential was made for less.
+Short chains of a non-convergent model can stand less, and on a GPU it is faster. For the same reason as fixed blocks,
+convolutions take a deterministic algorithm that no timing has picked.
 """
 
 from __future__ import annotations
@@ -14,25 +15,62 @@ from typing import Any
 
 import torch
 
+from ebmcli.errors import EBMError
 
-def _switches() -> list[tuple[Any, str, object]]:
+PRECISIONS = ("float32", "tf32", "bf16")
+TOLERANCE = {"float32": 1e-4, "tf32": 1e-2, "bf16": 1e-1}
+"""Largest relative error of a gradient (against float64) with which a backend is accepted."""
+
+
+def check(precision: str, device: torch.device) -> None:
+    """Nothing, if a device has a precision and gains by it.
+
+    Raises:
+        EBMError: it has not, or it does not.
+    """
+    if precision not in PRECISIONS:
+        raise EBMError(f"unknown precision {precision!r}", f"use {', '.join(PRECISIONS)}")
+    if precision != "float32" and device.type != "cuda":
+        why = "no such arithmetic" if precision == "tf32" else "bfloat16 only slows it down"
+        raise EBMError(f"precision {precision} is for CUDA devices: on {device.type} there is {why}", "use float32")
+
+
+def require_float32(target: object, what: str) -> None:
+    """Nothing, if a target computes in float32; targets that do not say are taken to.
+
+    Raises:
+        EBMError: it computes in less.
+    """
+    precision = getattr(target, "precision", "float32")
+    if precision != "float32":
+        raise EBMError(
+            f"{what} needs float32: differences of energies decide, and {precision} rounds them by many nats",
+            "load the model without a precision",
+        )
+
+
+def _switches(precision: str = "float32") -> list[tuple[Any, str, object]]:
     """Where torch keeps how it computes, and the values wanted here."""
     matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
     same: list[tuple[Any, str, object]] = [(cudnn, "deterministic", True), (cudnn, "benchmark", False)]
+    short = precision == "tf32"
     # Newer torch has one switch an operation and refuses a mixture with the older ones.
     if hasattr(matmul, "fp32_precision") and hasattr(cudnn, "conv"):
-        return [*same, (matmul, "fp32_precision", "ieee"), (cudnn.conv, "fp32_precision", "ieee")]
-    return [*same, (matmul, "allow_tf32", False), (cudnn, "allow_tf32", False)]
+        name = "tf32" if short else "ieee"
+        return [*same, (matmul, "fp32_precision", name), (cudnn.conv, "fp32_precision", name)]
+    return [*same, (matmul, "allow_tf32", short), (cudnn, "allow_tf32", short)]
 
 
 @contextmanager
-def float32(device: torch.device) -> Iterator[None]:
-    """Compute in plain float32 on `device`, repeatably; the caller's settings are back afterwards."""
-    if device.type != "cuda" and not torch.is_autocast_enabled(device.type):
+def computing(device: torch.device, precision: str = "float32") -> Iterator[None]:
+    """Compute in one of `PRECISIONS` on `device`, repeatably; the caller's settings are back afterwards."""
+    short = precision == "bf16"
+    if device.type != "cuda" and not short and not torch.is_autocast_enabled(device.type):
         yield
         return
-    with torch.autocast(device.type, enabled=False):
-        switches = _switches() if device.type == "cuda" else []
+    # Without its cache: a recorded graph would read the weights that were rounded when it was recorded.
+    with torch.autocast(device.type, dtype=torch.bfloat16, enabled=short, cache_enabled=False):
+        switches = _switches(precision) if device.type == "cuda" else []
         before = [getattr(place, name) for place, name, _ in switches]
         try:
             for place, name, value in switches:

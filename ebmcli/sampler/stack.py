@@ -21,7 +21,7 @@ from ebmcli.networks import Shape
 from ebmcli.sampler import steps as path
 from ebmcli.sampler.layers import Kept, Layer, read
 from ebmcli.sampler.native import PathResult, Start
-from ebmcli.sampler.precision import float32
+from ebmcli.sampler.precision import computing
 from ebmcli.sampler.threads import alone
 
 GRAINS = 4, 8
@@ -85,9 +85,10 @@ class Stack:
             return False
         return True
 
-    def __init__(self, network: nn.Module, shape: Shape, device: torch.device) -> None:
+    def __init__(self, network: nn.Module, shape: Shape, device: torch.device, precision: str = "float32") -> None:
         self.shape = shape
         self.device = device
+        self.precision = precision
         self.note = ""
         self.fused: Callable[..., PathResult] | None = self.langevin
         self._layers: list[Layer] = read(network, shape)
@@ -203,7 +204,7 @@ class Stack:
     # --- all blocks ---------------------------------------------------------------------------------------------------
 
     def _run(self, x: Tensor, work: Callable[[Piece, list[Kept]], None]) -> None:
-        with float32(self.device), torch.inference_mode():
+        with computing(self.device, self.precision), torch.inference_mode():
             packed = self._pack()
             if self.device.type != "cpu":
                 for first in range(0, len(x), self.block):
