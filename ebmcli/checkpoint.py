@@ -26,6 +26,7 @@ from ebmcli import __version__
 from ebmcli.errors import EBMError
 from ebmcli.networks import NETWORKS, Shape, build
 from ebmcli.potential import Potential
+from ebmcli.sampler.precision import PRECISIONS
 
 FILE = "model.safetensors"
 BANK_STATES = 256
@@ -220,7 +221,7 @@ def load(
     _check_fit(path, config, network, shapes)
     network.load_state_dict(state, strict=True)
     network.to(device)
-    if precision != "float32" and config.regime == "convergent":
+    if precision in PRECISIONS[1:] and config.regime == "convergent":
         raise EBMError(
             f"{config.name} was learned to be a density, which {precision} would blur by many nats",
             "sample it in float32",

@@ -148,7 +148,7 @@ def test_starts_that_are_not_there(run: Path, noise: Path) -> None:
     fails(ran, "no data at nosie", "--from takes noise, data, bank, or a path")
     fails(ebm("sample", "run", "--from", "data", "--data", "missing", cwd=run.parent), "no data at missing")
     fails(ebm("sample", "run", "--precision", "bf16", cwd=run.parent), "was learned to be a density", "float32")
-    fails(ebm("sample", "noise", "--precision", "bf16", cwd=run.parent), "is for CUDA devices", "float32")
+    fails(ebm("sample", "--precision", "bf16", cwd=run.parent), "is for CUDA devices", "float32")
     fails(ebm("sample", "noise", "--precision", "half", cwd=run.parent), "unknown precision 'half'", "tf32")
     assert not list(run.parent.glob("*.png"))
 
