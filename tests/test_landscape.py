@@ -13,12 +13,12 @@ from ebmcli.chains import Purpose, Stream
 from ebmcli.data.toys import load_toy
 from ebmcli.errors import EBMError
 from ebmcli.landscape import barriers, basins, grid
-from ebmcli.landscape.draw import layout
+from ebmcli.landscape.draw import largest, layout
 from ebmcli.landscape.mapping import Landscape, MapSettings, chart
 from ebmcli.landscape.metastable import quench, settle, spread
 from ebmcli.landscape.store import Folder
 from ebmcli.landscape.travel import KEPT, Arrival, Conditions, Job, Travel
-from ebmcli.landscape.tree import joins, merge_heights, tree
+from ebmcli.landscape.tree import Node, joins, merge_heights, pruned, tree
 from ebmcli.landscape.truth import ToyEnergy
 from ebmcli.landscape.ways import between, relax
 
@@ -371,6 +371,24 @@ def test_tree() -> None:
     ]
     assert len(places.stems) == 8
     assert tree([1.0], {}).basin == 0
+
+
+def test_a_tree_without_some_of_its_basins() -> None:
+    """Joins of what is left keep their heights; the figure of many basins shows those with most members."""
+    root = tree([0.0, 0.5, 1.0, 0.2, 0.3], {(0, 1): 5.0, (1, 2): 3.0, (0, 2): 4.0, (3, 4): 2.0})
+    left = pruned(root, {0, 2, 4})
+    assert left is not None
+    assert left.leaves == [0, 2, 4]
+    assert merge_heights(left) == {(0, 2): 4.0, (0, 4): math.inf, (2, 4): math.inf}
+    assert pruned(root, {3}) == Node(0.2, basin=3)
+    assert pruned(root, set()) is None
+
+
+def test_the_largest_basins(mapped: Landscape) -> None:
+    """Of the eight modes' basins the four that have two members."""
+    sizes = [len(members) for members in mapped.basins.members]
+    assert sorted(largest(mapped, 4).leaves) == [basin for basin, size in enumerate(sizes) if size == 2]
+    assert largest(mapped) == mapped.tree
 
 
 # The rule

@@ -12,10 +12,12 @@ from torch import Tensor
 
 from ebmcli.chains import Purpose, Stream
 from ebmcli.landscape.mapping import Landscape
-from ebmcli.landscape.tree import Node
+from ebmcli.landscape.tree import Node, pruned
 
 ROWS = 6
 """Most members under a leaf."""
+LEAVES = 60
+"""Most leaves of the figure: of more basins those with most members are shown."""
 POINT_SIZE = 28
 """Pixels of the little plane that shows a 2-D point."""
 
@@ -104,10 +106,16 @@ def chosen_members(landscape: Landscape, most: int) -> list[list[int]]:
 
 
 def save_tree(landscape: Landscape, paths: list[Path], title: str, metadata: Mapping[str, Any] | None = None) -> None:
-    """Draw the tree to each of `paths`, PNG or SVG: leaves with columns of members, circles with their number."""
+    """Draw the tree to each of `paths`, PNG or SVG: leaves with columns of members, circles with their number.
+
+    Of more than `LEAVES` basins the largest are shown, and the title says so.
+    """
     from ebmcli.media import plots
 
-    places = layout(landscape.tree)
+    shown, everything = largest(landscape), len(landscape.basins.members)
+    places = layout(shown)
+    if len(places.leaves) < everything:
+        title = f"{title}; the {len(places.leaves)} basins of most members, of {everything}"
     n = len(places.leaves)
     span = max(n, 5) + 0.25
     cell = 0.8 if n <= 10 else 0.62 if n <= 24 else 0.42
@@ -124,6 +132,15 @@ def save_tree(landscape: Landscape, paths: list[Path], title: str, metadata: Map
         top.set_title(title, fontsize=9, color="#333333")
         for path in paths:
             plots.save(fig, path, metadata)
+
+
+def largest(landscape: Landscape, most: int = LEAVES) -> Node:
+    """The tree of the `most` basins with most members; of equal ones the lower."""
+    members = landscape.basins.members
+    order = sorted(range(len(members)), key=lambda basin: (-len(members[basin]), basin))
+    left = pruned(landscape.tree, set(order[:most]))
+    assert left is not None
+    return left
 
 
 def ceiling(landscape: Landscape) -> float:

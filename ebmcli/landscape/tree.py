@@ -65,6 +65,16 @@ def tree(energies: list[float], barriers: dict[tuple[int, int], float]) -> Node:
     return trees[0] if len(trees) == 1 else Node(float("inf"), tuple(trees))
 
 
+def pruned(node: Node, keep: set[int]) -> Node | None:
+    """What is left of a tree when other basins than `keep` are taken out; None where that is nothing."""
+    if node.basin is not None:
+        return node if node.basin in keep else None
+    children = tuple(child for one in node.children if (child := pruned(one, keep)) is not None)
+    if len(children) < 2:
+        return children[0] if children else None
+    return node._replace(children=children)
+
+
 def merge_heights(node: Node) -> dict[tuple[int, int], float]:
     """The height at which each pair of basins first meets, in any number of steps: the minimax barrier."""
     heights: dict[tuple[int, int], float] = {}
