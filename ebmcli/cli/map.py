@@ -62,6 +62,14 @@ def map_(
         typer.Option("--step-size", metavar="E", min=1e-9, help="ε of travel, pixel units.", show_default="by T"),
     ] = None,
     adjust: Annotated[bool, typer.Option("--adjust", help="Metropolis–Hastings adjust the travel.")] = False,
+    patience: Annotated[
+        int,
+        typer.Option("--patience", metavar="M", min=1, help="Steps without getting nearer until travel has failed."),
+    ] = 400,
+    rounds: Annotated[
+        int,
+        typer.Option("--rounds", metavar="N", min=1, max=60, help="Times a state is tried against its nearest basins."),
+    ] = 3,
     trials: Annotated[int, typer.Option("--trials", metavar="N", min=1, max=60, help="Each way, for a barrier.")] = 4,
     neighbours: Annotated[
         int, typer.Option("--neighbours", metavar="N", min=1, help="Basins that each is connected with.")
@@ -120,6 +128,8 @@ def map_(
         temperature=temperature,
         travel_step=step_size,
         adjust=adjust,
+        patience=patience,
+        rounds=rounds,
         trials=trials,
         neighbours=neighbours,
     )
