@@ -292,4 +292,5 @@ def _error(value: float) -> str:
 def _plain(value: float, figures: int) -> str:
     """So many figures, without powers of ten where thousands are enough."""
     rounded = float(f"{value:.{figures}g}")
-    return f"{rounded:,.0f}" if 10 ** (figures - 1) <= abs(rounded) < 1e7 else f"{rounded:g}"
+    text = f"{rounded:,.0f}" if 10 ** (figures - 1) <= abs(rounded) < 1e7 else f"{rounded:g}"
+    return text.replace("-", "−")
