@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import gc
+import itertools
 import resource
 import tracemalloc
 from collections.abc import Callable, Iterator
@@ -19,6 +20,7 @@ from ebmcli.networks import NonLocal, NonLocalBlock, Shape, Toy, Vanilla
 from ebmcli.potential import Potential
 from ebmcli.sampler import HMC, MALA, Langevin, Magnetised, engine, precision, steps
 from ebmcli.sampler.graph import Graph
+from ebmcli.sampler.points import Points, are_dense
 from ebmcli.sampler.stack import GRAINS, Stack
 
 CPU = torch.device("cpu")
@@ -327,6 +329,26 @@ def test_the_precision_of_the_caller_is_put_back() -> None:
         assert cudnn.allow_tf32
     finally:
         matmul.allow_tf32, cudnn.allow_tf32 = kept
+
+
+@pytest.mark.parametrize("leak", [1.0, 0.05])
+@pytest.mark.parametrize("widths", [(2, 1), (2, 5, 1), (3, 8, 8, 1)])
+def test_points_are_the_layers(widths: tuple[int, ...], leak: float) -> None:
+    """The same bits, called again and again, with biases and without."""
+    torch.manual_seed(1)
+    for bias in (True, False):
+        layers: list[nn.Module] = [nn.Flatten()]
+        for a, b in itertools.pairwise(widths):
+            layers += [nn.Linear(a, b, bias=bias), nn.LeakyReLU(leak)]
+        stack = Stack(nn.Sequential(*layers[:-1]), (widths[0], 1, 1), CPU)
+        assert are_dense(stack._layers)
+        with torch.inference_mode():
+            packed = stack._pack()
+            points = Points(stack._layers, packed, 8)
+            for number in range(3):
+                x = torch.randn(8, widths[0], 1, 1, generator=torch.Generator().manual_seed(number))
+                assert all(map(torch.equal, points(x), stack._gradient(x, packed)))
+    assert not are_dense(Stack(*made("vanilla 16×16×1 w8 leak 0.05"), CPU)._layers)
 
 
 def test_less_than_float32_is_what_it_says() -> None:

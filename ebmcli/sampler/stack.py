@@ -21,6 +21,7 @@ from ebmcli.networks import Shape
 from ebmcli.sampler import steps as path
 from ebmcli.sampler.layers import Kept, Layer, read
 from ebmcli.sampler.native import PathResult, Start
+from ebmcli.sampler.points import Points, are_dense
 from ebmcli.sampler.precision import computing
 from ebmcli.sampler.threads import alone
 
@@ -150,7 +151,12 @@ class Stack:
             here = slice(piece.first, piece.first + count)
             ids = self._padded(chains, piece)
 
+            points = Points(self._layers, packed, piece.size) if are_dense(self._layers) else None
+
             def slope(y: Tensor) -> tuple[Tensor, Tensor]:
+                if points is not None:
+                    value, g = points(y)
+                    return value * scale, g * scale
                 # Not .contiguous(): with one channel that leaves the strides, by which torch picks the slow layout.
                 value, g = self._gradient(y.clone(memory_format=torch.channels_last), packed)
                 return value * scale, g.contiguous().mul_(scale)
