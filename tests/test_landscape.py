@@ -8,15 +8,17 @@ from itertools import pairwise
 
 import pytest
 import torch
+from digits import classifier, purity
 
 from ebmcli.chains import Purpose, Stream
 from ebmcli.data.toys import load_toy
 from ebmcli.errors import EBMError
 from ebmcli.landscape import barriers, basins, grid
 from ebmcli.landscape.draw import largest, layout
-from ebmcli.landscape.mapping import Landscape, MapSettings, chart
+from ebmcli.landscape.mapping import Landscape, MapSettings, chart, conditions_of
 from ebmcli.landscape.metastable import quench, settle, spread
 from ebmcli.landscape.store import Folder
+from ebmcli.landscape.subject import first_states, open_subject
 from ebmcli.landscape.travel import KEPT, Arrival, Conditions, Job, Travel
 from ebmcli.landscape.tree import Node, joins, merge_heights, pruned, tree
 from ebmcli.landscape.truth import ToyEnergy
@@ -173,6 +175,33 @@ def test_the_grid_finds_eight_basins(gmm: ToyEnergy) -> None:
 
 
 # Travel
+
+
+@pytest.mark.slow
+def test_basins_of_digits_are_kinds_of_digits() -> None:
+    """In a convergent model of digits states that share a basin show the same digit far more often than by chance."""
+    subject = open_subject("digits-convergent", torch.device("cpu"))
+    settings = MapSettings(step_size=subject.step_size, patience=100)
+    *_, settled = settle(subject.potential, first_states(subject, "bank+data", 66, 0), settings.step_size, 2000)
+    x, energy = map(torch.cat, zip(*quench(subject.potential, settled.x, settings.step_size, 600), strict=True))
+    x = x[energy.argsort()]
+    conditions = conditions_of(subject.potential, x, settings, 0.0125)
+    grouping = basins.Grouping(subject.potential, x, 1600.0, conditions.radius, rounds=1)
+    for results in Travel(subject.potential, x, conditions, batch_size=96).run(grouping):
+        for job, arrival in results:
+            grouping.give(job, arrival)
+    network, accuracy = classifier(16)
+    assert accuracy > 0.95
+    with torch.no_grad():
+        kinds = network(x).argmax(1)
+    of_a_kind, chance = purity(grouping.members, kinds)
+    assert len(grouping.members) < 60
+    assert of_a_kind > chance + 0.1
+    shared = [states for states in grouping.members if len(states) > 1]
+    order = [state for states in shared for state in states]
+    place = {state: number for number, state in enumerate(order)}
+    of_a_kind, chance = purity([[place[state] for state in states] for states in shared], kinds[order])
+    assert of_a_kind > 1.5 * chance
 
 
 def test_travel_over_flat_land() -> None:
