@@ -46,7 +46,7 @@ def map_(
     steps: Annotated[
         int, typer.Option("--steps", metavar="N", min=0, help="Most steps of a long chain; it ends when at rest.")
     ] = 2000,
-    quench: Annotated[int, typer.Option("--quench", metavar="N", min=0, help="Steps of descent after that.")] = 600,
+    quench: Annotated[int, typer.Option("--quench", metavar="N", min=0, help="Steps of descent after that.")] = 4000,
     alpha: Annotated[
         float | None,
         typer.Option(
@@ -74,6 +74,9 @@ def map_(
     neighbours: Annotated[
         int, typer.Option("--neighbours", metavar="N", min=1, help="Basins that each is connected with.")
     ] = 15,
+    leaves: Annotated[
+        int, typer.Option("--leaves", metavar="N", min=2, help="Most basins that the figure shows, the largest.")
+    ] = 60,
     from_: Annotated[
         Path | None, typer.Option("--from", metavar="A.png", help="Instead of a map: the way from this picture …")
     ] = None,
@@ -115,7 +118,7 @@ def map_(
     torch.set_num_threads(threads or torch.get_num_threads())
     place = devices.pick(device)
     if resume is not None:
-        _resume(resume, place, backend, batch_size, output)
+        _resume(resume, place, backend, batch_size, leaves, output)
         return
     how = {"backend": backend, "energy_scale": energy_scale, "trusted": trust_code}
     subject = open_subject(model, place, **how)
@@ -143,7 +146,7 @@ def map_(
         between(subject, from_, to, settings, out, force, output)
     else:
         where = origin(subject, start, data)
-        _begin(subject, settings, samples, where, data, how, out, force, batch_size, output)
+        _begin(subject, settings, samples, where, data, how, out, force, batch_size, leaves, output)
 
 
 def _check(from_: Path | None, to: Path | None, recall: Path | None, resume: Path | None, model: str | None) -> None:
@@ -165,6 +168,7 @@ def _begin(
     out: Path | None,
     force: bool,
     batch_size: int | None,
+    leaves: int,
     output: Output,
 ) -> None:
     from dataclasses import asdict
@@ -193,7 +197,7 @@ def _begin(
     for left in work.iterdir():
         left.unlink()
     write_atomic(work / "settings.json", jsonlib.dumps(facts, indent=1) + "\n")
-    _make(subject, first, settings, where, folder, Folder(work), batch_size, output)
+    _make(subject, first, settings, where, folder, Folder(work), batch_size, leaves, output)
 
 
 def _check_new(folder: Path, force: bool) -> None:
@@ -210,7 +214,7 @@ def _check_new(folder: Path, force: bool) -> None:
         raise EBMError(f"{folder} holds {what}", "choose another --out" + (", or --force" if not force else ""))
 
 
-def _resume(folder: Path, place: Any, backend: str, batch_size: int | None, output: Output) -> None:
+def _resume(folder: Path, place: Any, backend: str, batch_size: int | None, leaves: int, output: Output) -> None:
     from ebmcli.landscape.mapping import MapSettings
     from ebmcli.landscape.store import Folder
     from ebmcli.landscape.subject import first_states, open_subject
@@ -231,7 +235,7 @@ def _resume(folder: Path, place: Any, backend: str, batch_size: int | None, outp
             f"{facts['model']} is not the model that {folder} was begun with", "has it learned on since? begin anew"
         )
     first = first_states(subject, facts["start"], facts["samples"], settings.seed, facts["data"])
-    _make(subject, first, settings, facts["start"], folder, Folder(work), batch_size, output)
+    _make(subject, first, settings, facts["start"], folder, Folder(work), batch_size, leaves, output)
 
 
 def _make(
@@ -242,6 +246,7 @@ def _make(
     folder: Path,
     store: Folder,
     batch_size: int | None,
+    leaves: int,
     output: Output,
 ) -> None:
     from dataclasses import asdict
@@ -258,7 +263,7 @@ def _make(
             "interrupted: what is done is kept", f"go on with ebm map --resume {folder}", code=Exit.INTERRUPTED
         ) from None
     made = {"made_by": f"ebm {__version__}", **subject.facts, "start": where, "settings": asdict(settings)}
-    save(landscape, folder, f"{label(subject.name)}: {len(first)} metastable states from {where}", made)
+    save(landscape, folder, f"{label(subject.name)}: {len(first)} metastable states from {where}", made, leaves)
     store.clear()
     _tell(landscape, folder, output)
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ebmcli.landscape.basins import line_tops
+from ebmcli.landscape.metastable import shrunk
 from ebmcli.landscape.travel import Arrival, Job
 from ebmcli.sampler import Target
 
@@ -155,7 +156,8 @@ def lower(
     """The simplified string method (E, Ren & Vanden-Eijnden 2007) on the raw energy.
 
     Each iteration moves every inner state by −(ε²/2)·∇U and spaces the states evenly again: a path ends up as one
-    of lowest energy between its ends. Paths do not know of each other.
+    of lowest energy between its ends. ε shrinks towards the end as in `metastable.quench`. Paths do not know of each
+    other.
 
     Args:
         paths: [p nodes c h w], the ends minima.
@@ -168,7 +170,9 @@ def lower(
         for _ in range(min(every, iterations - done)):
             inner = paths[:, 1:-1].flatten(0, 1)
             grad = potential.energy_and_grad(inner)[1]
-            moved = (inner - step_size**2 / 2 * grad).view(p, nodes - 2, *paths.shape[2:])
+            moved = (inner - (shrunk(done / iterations) * step_size) ** 2 / 2 * grad).view(
+                p, nodes - 2, *paths.shape[2:]
+            )
             paths = _respaced(torch.cat([paths[:, :1], moved, paths[:, -1:]], dim=1), nodes)
             done += 1
         yield Strings(paths, done)

@@ -17,7 +17,7 @@ from ebmcli.landscape.tree import Node, pruned
 ROWS = 6
 """Most members under a leaf."""
 LEAVES = 60
-"""Most leaves of the figure: of more basins those with most members are shown."""
+"""Most leaves of the figure, unless told: of more basins those with most members are shown."""
 POINT_SIZE = 28
 """Pixels of the little plane that shows a 2-D point."""
 
@@ -105,14 +105,20 @@ def chosen_members(landscape: Landscape, most: int) -> list[list[int]]:
     return columns
 
 
-def save_tree(landscape: Landscape, paths: list[Path], title: str, metadata: Mapping[str, Any] | None = None) -> None:
+def save_tree(
+    landscape: Landscape,
+    paths: list[Path],
+    title: str,
+    metadata: Mapping[str, Any] | None = None,
+    leaves: int = LEAVES,
+) -> None:
     """Draw the tree to each of `paths`, PNG or SVG: leaves with columns of members, circles with their number.
 
-    Of more than `LEAVES` basins the largest are shown, and the title says so.
+    Of more than `leaves` basins the largest are shown, and the title says so.
     """
     from ebmcli.media import plots
 
-    shown, everything = largest(landscape), len(landscape.basins.members)
+    shown, everything = largest(landscape, leaves), len(landscape.basins.members)
     places = layout(shown)
     if len(places.leaves) < everything:
         title = f"{title}; the {len(places.leaves)} basins of most members, of {everything}"

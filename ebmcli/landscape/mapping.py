@@ -58,7 +58,7 @@ class MapSettings:
 
     step_size: float
     chain_steps: int = 2000
-    quench_steps: int = 600
+    quench_steps: int = 4000
     seed: int = 0
     strength: float | None = None
     temperature: float | None = None

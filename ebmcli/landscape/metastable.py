@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -14,6 +16,8 @@ from ebmcli.sampler import Langevin, LangevinState, Target, run
 
 PIECE = 200
 """Steps whose mean energies are compared to see whether chains are at rest."""
+STEADY, HALVINGS = 0.7, 4
+"""Part of a descent that is made at full step size, and how often that is halved in the rest."""
 SPREAD_STEPS = 50
 """Steps after which the distance from a minimum is taken as the thermal spread."""
 SPREAD_CHAINS = 64
@@ -76,15 +80,32 @@ def settle(
         yield last
 
 
+def shrunk(done: float) -> float:
+    """What ε of a descent is multiplied by when this part of its steps is done.
+
+    Networks of LeakyReLU make energies with creases, and their minima lie on creases: steps of one length zigzag across
+    them without end, at a gradient as large as ever.
+    """
+    return 0.5 ** max(0, math.floor((done - STEADY) / (1 - STEADY) * HALVINGS) + 1) if done >= STEADY else 1.0
+
+
 def quench(
     potential: Target, x: Tensor, step_size: float, steps: int, batch_size: int = 256
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Gradient descent by Langevin steps without noise at T = 1: states [n c h w] and energies [n], batch by batch."""
-    kernel = Langevin(potential, step_size, noise=0.0, temperature=1.0)
+    """Gradient descent by ever shorter Langevin steps without noise at T = 1, batch by batch.
+
+    Yields states [n c h w] and energies [n].
+    """
     stream = Stream(0, Purpose.METASTABLE)
+    factors = [shrunk(step / steps) for step in range(steps)]
     for chains in torch.arange(len(x), device=x.device).split(batch_size):
-        state: LangevinState = run(kernel, kernel.init(x[chains], stream, chains), steps).state
-        yield state.x, state.energy
+        at = x[chains]
+        energy = potential.energy_and_grad(at)[0]
+        for factor, part in itertools.groupby(factors):
+            kernel = Langevin(potential, factor * step_size, noise=0.0, temperature=1.0)
+            state: LangevinState = run(kernel, kernel.init(at, stream, chains), len(list(part))).state
+            at, energy = state.x, state.energy
+        yield at, energy
 
 
 def spread(potential: Target, minima: Tensor, step_size: float, temperature: float, seed: int = 0) -> float:

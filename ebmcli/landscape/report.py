@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save as to_bytes
 
 from ebmcli.checkpoint import write_atomic
-from ebmcli.landscape.draw import save_tree
+from ebmcli.landscape.draw import LEAVES, save_tree
 from ebmcli.landscape.mapping import Landscape
 from ebmcli.landscape.page import save_page
 from ebmcli.landscape.tree import Node
@@ -18,15 +18,16 @@ from ebmcli.landscape.tree import Node
 FILES = ("tree.png", "tree.svg", "map.json", "states.safetensors", "map.html")
 
 
-def save(landscape: Landscape, folder: Path, title: str, metadata: dict[str, Any]) -> list[Path]:
+def save(landscape: Landscape, folder: Path, title: str, metadata: dict[str, Any], leaves: int = LEAVES) -> list[Path]:
     """Write `FILES` into a folder; returns their paths.
 
     Args:
         title: of figure and page: the model and what was mapped.
         metadata: what made the map, as JSON can hold it.
+        leaves: most basins of the figure; numbers and page have all.
     """
     paths = [folder / name for name in FILES]
-    save_tree(landscape, paths[:2], title, metadata)
+    save_tree(landscape, paths[:2], title, metadata, leaves)
     write_atomic(paths[2], json.dumps({**metadata, **record(landscape)}, indent=1, allow_nan=False) + "\n")
     tensors = {"states": landscape.states, "energies": landscape.energies}
     tensors["basins"] = torch.tensor(landscape.basins.of)
