@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator
 from itertools import pairwise
 
+import numpy as np
 import pytest
 import torch
 from digits import classifier, purity
@@ -15,6 +16,7 @@ from ebmcli.data.toys import load_toy
 from ebmcli.errors import EBMError
 from ebmcli.landscape import barriers, basins, grid
 from ebmcli.landscape.draw import largest, layout
+from ebmcli.landscape.film import frames
 from ebmcli.landscape.mapping import Landscape, MapSettings, chart, conditions_of
 from ebmcli.landscape.metastable import quench, settle, spread
 from ebmcli.landscape.store import Folder
@@ -509,6 +511,17 @@ def test_both_ways_over_a_double_well() -> None:
     assert found.back is not None
     with pytest.raises(EBMError, match="same state"):
         between(wells, left, points((-1.1, 0))[0], settings, 0.1)
+
+
+def test_a_path_as_a_film() -> None:
+    """There and back over a double well: a frame a point, the state moving with its mark on the curve."""
+    path = points((-1, 0), (-0.5, 0), (0, 0), (0.5, 0), (1, 0))
+    energy = barriers.profile(Wells(3.0), path)
+    seen = [np.asarray(frame) for frame in frames(path, energy)]
+    assert len(seen) == 17 + 15
+    assert len({frame.shape for frame in seen}) == 1
+    assert not any(np.array_equal(one, two) for one, two in pairwise(seen))
+    assert all(np.array_equal(seen[k], seen[-k]) for k in range(1, 16))  # the way back is the way there
 
 
 def test_recall_falls_into_its_own_well() -> None:

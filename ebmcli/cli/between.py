@@ -16,18 +16,25 @@ if TYPE_CHECKING:
     from ebmcli.landscape.mapping import MapSettings
     from ebmcli.landscape.subject import Subject
 
+FPS = 24
+
 
 def between(
     subject: Subject, one: Path, two: Path, settings: MapSettings, out: Path | None, force: bool, output: Output
 ) -> None:
-    """Write the ways between two pictures as rows of a picture, and the energy along them as curves."""
+    """Write the ways between two pictures as a picture, their energies as curves, and the lowest way as a film."""
     from ebmcli import media
     from ebmcli.cli.map import HEAT, label
     from ebmcli.landscape import ways
     from ebmcli.landscape.barriers import BETWEEN
+    from ebmcli.landscape.film import frames
     from ebmcli.landscape.subject import picture
+    from ebmcli.media import refuse_foreign
+    from ebmcli.media.video import save_video
 
     target = _target(out, f"{label(subject.name)}-{one.stem}-{two.stem}.png", force)
+    film = target.with_suffix(".mp4")
+    refuse_foreign(film, force)
     first, second = picture(subject, one), picture(subject, two)
     temperature = settings.temperature or HEAT * subject.potential.temperature
     with _patience(output, "looking for a way"):
@@ -49,15 +56,17 @@ def between(
         curves[name] = list(enumerate(energy.tolist()))
     curve = target.with_name(f"{target.stem}-energy.png")
     _curves(curves, f"picture on the way from {one.stem} to {two.stem}", curve, made)
+    save_video(film, frames(found.path.cpu(), found.energy.cpu()), FPS, made)
     top = float(found.energy.max())
     output.say(
         f"{subject.name}: highest energy {top:.6g}, {top - found.ends[0]:.4g} above {one.name}, "
-        f"{top - found.ends[1]:.4g} above {two.name}: {target}, {curve}"
+        f"{top - found.ends[1]:.4g} above {two.name}: {target}, {curve}, {film}"
     )
     output.result(
         {
             "out": target,
             "curve": curve,
+            "video": film,
             "barrier": top,
             "ends": found.ends,
             "energy": found.energy,
