@@ -110,7 +110,7 @@ def starts(model: Checkpoint, settings: SampleSettings) -> Tensor:
         return _cycle(model.bank, n)
     if settings.start == "data" and config.data in data.TOYS and settings.data is None:
         return data.load_toy(config.data).sample(n, torch.Generator().manual_seed(settings.seed))
-    source = settings.data or config.data if settings.start == "data" else settings.start
+    source = settings.data or data.at_hand(config.data) if settings.start == "data" else settings.start
     try:
         crop = config.crop if settings.start == "data" else None
         images = data.load(source, image_size=config.image_size, channels=config.channels, crop=crop)

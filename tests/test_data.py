@@ -15,7 +15,7 @@ import pytest
 import torch
 from PIL import Image
 
-from ebmcli.data import bundled, load
+from ebmcli.data import at_hand, bundled, load
 
 RNG = np.random.default_rng(0)
 GREY = RNG.integers(0, 256, (9, 12, 12), dtype=np.uint8)
@@ -51,6 +51,15 @@ def test_the_bundled_digits_are_the_files_bytes() -> None:
     assert (digits.name, len(digits), digits.shape) == ("mnist-10k", 10_000, (1, 28, 28))
     assert isinstance(digits.pixels, np.memmap)
     assert not digits.pixels.flags.writeable
+
+
+def test_a_part_stands_in_for_the_whole_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a model's data is looked up: what is there first, then the package's part of it."""
+    assert at_hand("fashion-mnist") == at_hand("zalando-datasets/fashion_mnist") == "fashion-1k"
+    assert [at_hand(name) for name in ("mnist-10k", "gmm", "mine")] == ["mnist-10k", "gmm", "mine"]
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "fashion-mnist").mkdir()
+    assert at_hand("fashion-mnist") == "fashion-mnist"
 
 
 @pytest.mark.parametrize("name", list(bundled()))

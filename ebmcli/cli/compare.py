@@ -100,6 +100,7 @@ def compare(
 
     from ebmcli import device as devices
     from ebmcli import foreign, models
+    from ebmcli.data.bundled import at_hand
     from ebmcli.evaluation import WalkSettings, load_features, reference_of, sheet
     from ebmcli.evaluation import compare as comparing
     from ebmcli.sampler import KERNELS
@@ -150,7 +151,7 @@ def compare(
             bar.update(done=min(total, sum(before.values())), model=name)
 
         for group, reference in zip(groups, references, strict=True):
-            on = data or group[0][1].config.data
+            on = data or at_hand(group[0][1].config.data)
             found.append(comparing.compare(group, reference, on, settings, crossing, watch))
 
     output.table(sheet.rows(found), sheet.HEADER)

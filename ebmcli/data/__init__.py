@@ -3,7 +3,7 @@
 Importing this package imports neither torch, numpy nor Pillow; loading does.
 """
 
-from ebmcli.data.bundled import Bundled, bundled, resolve
+from ebmcli.data.bundled import Bundled, at_hand, bundled, resolve
 from ebmcli.data.images import ImageSet, load
 from ebmcli.data.toys import TOYS, GaussianMixture, Rings, Toy, load_toy
 
@@ -14,6 +14,7 @@ __all__ = [
     "ImageSet",
     "Rings",
     "Toy",
+    "at_hand",
     "bundled",
     "load",
     "load_toy",

@@ -23,6 +23,7 @@ class Bundled:
         licence: SPDX identifier; the text is `path / "LICENSE"`.
         count: number of images.
         shape: (c, h, w) of an image.
+        of: names of the whole set, of which this is a part.
     """
 
     name: str
@@ -30,6 +31,7 @@ class Bundled:
     licence: str
     count: int
     shape: tuple[int, int, int]
+    of: tuple[str, ...] = ()
 
     @property
     def path(self) -> Path:
@@ -37,9 +39,12 @@ class Bundled:
         return _ASSETS / self.name
 
 
+_FASHION = ("fashion-mnist", "fashion_mnist", "zalando-datasets/fashion_mnist")
 _BUNDLED = (
-    Bundled("mnist-10k", "10,000 training digits of MNIST, shuffled", "MIT", 10_000, (1, 28, 28)),
-    Bundled("fashion-1k", "first 1,000 training images of Fashion-MNIST", "MIT", 1_000, (1, 28, 28)),
+    Bundled(
+        "mnist-10k", "10,000 training digits of MNIST, shuffled", "MIT", 10_000, (1, 28, 28), ("mnist", "ylecun/mnist")
+    ),
+    Bundled("fashion-1k", "first 1,000 training images of Fashion-MNIST", "MIT", 1_000, (1, 28, 28), _FASHION),
     Bundled("emoji-1k", "1,000 colour emoji of Noto Color Emoji on white", "OFL-1.1", 1_000, (3, 32, 32)),
 )
 
@@ -47,6 +52,13 @@ _BUNDLED = (
 def bundled() -> dict[str, Bundled]:
     """The data sets inside the package, by name."""
     return {entry.name: entry for entry in _BUNDLED}
+
+
+def at_hand(name: str) -> str:
+    """What a model's data is looked up as: the package's part of it, where it has one and there is no such path."""
+    if Path(name).expanduser().exists():
+        return name
+    return next((entry.name for entry in _BUNDLED if name in entry.of), name)
 
 
 def resolve(source: str | Path) -> Path:

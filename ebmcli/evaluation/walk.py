@@ -206,7 +206,7 @@ def reference_of(model: Checkpoint, settings: WalkSettings, features: Features |
 def _distinct(model: Checkpoint, settings: WalkSettings, wanted: int) -> int:
     """How many different images there are, of as many as are wanted: `starts` begins anew where they end."""
     c = model.config
-    source = settings.data or c.data
+    source = settings.data or data.at_hand(c.data)
     return min(wanted, len(data.load(source, image_size=c.image_size, channels=c.channels, crop=c.crop)))
 
 

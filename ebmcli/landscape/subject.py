@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ebmcli import data, models
 from ebmcli.checkpoint import Checkpoint
-from ebmcli.data.bundled import bundled
+from ebmcli.data.bundled import at_hand, bundled
 from ebmcli.errors import EBMError, UsageError
 from ebmcli.landscape.truth import ToyEnergy
 from ebmcli.sampler import Target
@@ -70,8 +70,8 @@ def origin(subject: Subject, chosen: str | None, files: str | None = None) -> st
         return chosen
     if subject.model is None:
         return "data"
-    at_hand = files is not None or subject.model.config.data in {*bundled(), *data.TOYS}
-    found = ["bank"] * (subject.model.bank is not None) + ["data"] * at_hand
+    known = files is not None or at_hand(subject.model.config.data) in {*bundled(), *data.TOYS}
+    found = ["bank"] * (subject.model.bank is not None) + ["data"] * known
     return "+".join(found) or "noise"
 
 
