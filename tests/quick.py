@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -98,6 +99,8 @@ class Running:
 
 def _command(words: list[str], cwd: str, env: dict[str, str], out: str, err: str) -> None:
     """In the forked process: what the console script does."""
+    # As in a shell's foreground: a job in the background ignores Ctrl-C, and so would all that it starts.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     os.chdir(cwd)
     os.environ.update(env)
     for path, number in ((os.devnull, 0), (out, 1), (err, 2)):
