@@ -308,10 +308,10 @@ def eager_update(case: Case, device: torch.device) -> Callable[[], None]:
 
 
 def updates(
-    case: Case, device: torch.device, rounds: int = 5, only: str | None = None
+    case: Case, device: torch.device, rounds: int = 5, only: str | None = None, precision: str = "float32"
 ) -> dict[str, tuple[Figure, float]]:
     """Seconds of a whole update with the case's L, and the ratio to the baseline, for each backend."""
-    learners = {name: trainer(p, case, case.steps) for name, p in candidates(case, device, only).items()}
+    learners = {name: trainer(p, case, case.steps) for name, p in candidates(case, device, only, precision).items()}
 
     def job(learner: Trainer) -> Callable[[], None]:
         return lambda: one_update(learner)

@@ -45,7 +45,8 @@ def bench(
     """Time a Langevin step of each backend against the plain eager loop.
 
     Ratios are medians over interleaved rounds in one process. The share is of the fastest matrix
-    product or convolution measured in the same run, counted as direct convolutions.
+    product or convolution measured in the same run, counted as direct convolutions. MALA and
+    jobs of a map are timed in float32.
     """
     import torch
 
@@ -70,7 +71,7 @@ def bench(
         for case in cases:
             rows += measure.bench(case, place, rounds, only, precision)
             if update:
-                timed = measure.updates(case, place, max(3, rounds // 2), only)
+                timed = measure.updates(case, place, max(3, rounds // 2), only, precision)
                 whole += [
                     {"case": case.name, "steps": case.steps, "backend": name, "update": figure, "ratio": ratio}
                     for name, (figure, ratio) in timed.items()

@@ -118,7 +118,7 @@ def map_(
     torch.set_num_threads(threads or torch.get_num_threads())
     place = devices.pick(device)
     if resume is not None:
-        _resume(resume, place, backend, batch_size, leaves, output)
+        _resume(resume, place, backend, batch_size, output)
         return
     how = {"backend": backend, "energy_scale": energy_scale, "trusted": trust_code}
     subject = open_subject(model, place, **how)
@@ -187,6 +187,7 @@ def _begin(
         "start": where,
         "samples": samples,
         "data": _absolute(data),
+        "leaves": leaves,
         "settings": asdict(settings),
     }
     work = folder / UNFINISHED
@@ -214,7 +215,7 @@ def _check_new(folder: Path, force: bool) -> None:
         raise EBMError(f"{folder} holds {what}", "choose another --out" + (", or --force" if not force else ""))
 
 
-def _resume(folder: Path, place: Any, backend: str, batch_size: int | None, leaves: int, output: Output) -> None:
+def _resume(folder: Path, place: Any, backend: str, batch_size: int | None, output: Output) -> None:
     from ebmcli.landscape.mapping import MapSettings
     from ebmcli.landscape.store import Folder
     from ebmcli.landscape.subject import first_states, open_subject
@@ -235,7 +236,7 @@ def _resume(folder: Path, place: Any, backend: str, batch_size: int | None, leav
             f"{facts['model']} is not the model that {folder} was begun with", "has it learned on since? begin anew"
         )
     first = first_states(subject, facts["start"], facts["samples"], settings.seed, facts["data"])
-    _make(subject, first, settings, facts["start"], folder, Folder(work), batch_size, leaves, output)
+    _make(subject, first, settings, facts["start"], folder, Folder(work), batch_size, facts["leaves"], output)
 
 
 def _make(

@@ -165,6 +165,7 @@ def _guarded(path: Path, read: Callable[[], bytes]) -> bytes:
 def _reading(path: Path) -> Iterator[None]:
     try:
         yield
+    # NotImplementedError is what zipfile says of a method of compression that it does not know.
     except (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError) as error:
         raise EBMError(
             f"cannot unpack {path}: {error}", "the file is truncated or damaged; copy or download it again"

@@ -178,8 +178,12 @@ def lower(
         yield Strings(paths, done)
 
 
-def profile(potential: Target, path: Tensor, between: int = BETWEEN) -> Tensor:
-    """U along a path [k c h w], at its states and at `between` − 1 points of each piece: [(k − 1)·between + 1]."""
+def points(path: Tensor, between: int = BETWEEN) -> Tensor:
+    """States of a path [k c h w] and `between` − 1 points of each of its pieces: [(k − 1)·between + 1 c h w]."""
     t = torch.arange(between, device=path.device, dtype=path.dtype).view(1, -1, 1, 1, 1) / between
-    points = (path[:-1, None] + t * (path[1:, None] - path[:-1, None])).flatten(0, 1)
-    return potential.energy_and_grad(torch.cat([points, path[-1:]]))[0]
+    return torch.cat([(path[:-1, None] + t * (path[1:, None] - path[:-1, None])).flatten(0, 1), path[-1:]])
+
+
+def profile(potential: Target, path: Tensor, between: int = BETWEEN) -> Tensor:
+    """U along a path [k c h w], at its `points`: [(k − 1)·between + 1]."""
+    return potential.energy_and_grad(points(path, between))[0]

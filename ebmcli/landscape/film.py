@@ -5,11 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
-import torch
 from PIL import Image
 from torch import Tensor
 
-from ebmcli.landscape.barriers import BETWEEN
+from ebmcli.landscape.barriers import points
 from ebmcli.media.curve import BACKDROP, Curve, Spread
 from ebmcli.media.film import Box, sheet
 
@@ -18,16 +17,14 @@ _SIDE, _PAD = 448, 32
 _UNKNOWN = Spread(math.nan, math.nan, math.nan)
 
 
-def frames(path: Tensor, energy: Tensor, between: int = BETWEEN) -> Iterator[Image.Image]:
-    """There and back; a frame for each point at which `barriers.profile` looked at the energy.
+def frames(path: Tensor, energy: Tensor) -> Iterator[Image.Image]:
+    """There and back, a frame for each of the path's `barriers.points`.
 
     Args:
         path: [k c h w] on the CPU.
-        energy: U at its states and at `between` − 1 points of each piece, [(k − 1)·between + 1].
+        energy: U there, as `barriers.profile` gives it.
     """
-    t = (torch.arange(between, dtype=path.dtype) / between).view(1, -1, 1, 1, 1)
-    points = (path[:-1, None] + t * (path[1:, None] - path[:-1, None])).flatten(0, 1)
-    points = torch.cat([points, path[-1:]])
+    states = points(path)
     values = energy.tolist()
     n = len(values)
     for here in [*range(n), *range(n - 2, 0, -1)]:
@@ -36,7 +33,7 @@ def frames(path: Tensor, energy: Tensor, between: int = BETWEEN) -> Iterator[Ima
             all_of_it = Spread(u, u, u)
             curve.add(number / (n - 1), [all_of_it, all_of_it if number <= here else _UNKNOWN])
         frame = Image.new("RGB", (3 * _SIDE + 2 * _PAD, _SIDE + 2 * _PAD), BACKDROP)
-        state = sheet(points[here : here + 1], Box(0, 0, _SIDE, _SIDE))
+        state = sheet(states[here : here + 1], Box(0, 0, _SIDE, _SIDE))
         frame.paste(state, (_PAD, _PAD))
         frame.paste(curve.picture(), (_SIDE + 2 * _PAD, _PAD))
         yield frame

@@ -86,7 +86,7 @@ def shrunk(done: float) -> float:
     Networks of LeakyReLU make energies with creases, and their minima lie on creases: steps of one length zigzag across
     them without end, at a gradient as large as ever.
     """
-    return 0.5 ** max(0, math.floor((done - STEADY) / (1 - STEADY) * HALVINGS) + 1) if done >= STEADY else 1.0
+    return 0.5 ** (math.floor((done - STEADY) / (1 - STEADY) * HALVINGS) + 1) if done >= STEADY else 1.0
 
 
 def quench(

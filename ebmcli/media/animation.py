@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 import struct
 import zlib
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from typing import IO, Any, NamedTuple, Protocol
 
@@ -43,7 +44,7 @@ class _Piece(NamedTuple):
     frames: int
 
 
-class _Animation:
+class _Animation(ABC):
     """Finds what changed from frame to frame, for containers that store it.
 
     Args:
@@ -64,17 +65,17 @@ class _Animation:
         self._pending: _Piece | None = None
         self.begin()
 
+    @abstractmethod
     def begin(self) -> None:
         """Write the head of the file."""
-        raise NotImplementedError
 
+    @abstractmethod
     def put(self, piece: _Piece) -> None:
         """Write one piece."""
-        raise NotImplementedError
 
+    @abstractmethod
     def end(self) -> None:
         """Write the end of the file."""
-        raise NotImplementedError
 
     def write(self, frame: Image.Image) -> None:
         """Add a frame, RGB."""
