@@ -158,7 +158,8 @@ class Dense:
         if h * w > 1:
             weight = weight.reshape(-1, c, h, w).permute(0, 2, 3, 1)
         weight = weight.reshape(-1, c * h * w)
-        return (weight, weight.t()) if self.module.bias is None else (weight, weight.t(), self.module.bias)
+        transposed = weight.t().contiguous()
+        return (weight, transposed) if self.module.bias is None else (weight, transposed, self.module.bias)
 
     def forward(self, x: Tensor, packed: Kept) -> Kept:
         """x [n c h w] or [n c] -> [n out]."""

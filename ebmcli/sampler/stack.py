@@ -141,8 +141,12 @@ class Stack:
         A block makes its whole path on one thread.
         """
         n = len(x)
-        drift, sigma = 0.5 * step_size**2 / temperature, noise * step_size
-        end, grad = (torch.empty(x.shape, dtype=x.dtype, device=x.device) for _ in range(2))
+        # Of no dimension: torch is slow to take a Python number, for a toy by as much as the product itself.
+        drift, factor = (x.new_tensor(number) for number in (0.5 * step_size**2 / temperature, scale))
+        sigma = noise * step_size
+        dense = are_dense(self._layers)
+        shape = self.shape[:1] if dense else self.shape
+        end, grad = (torch.empty(n, *shape, dtype=x.dtype, device=x.device) for _ in range(2))
         energy, norms = x.new_empty(steps + 1, n), x.new_empty(steps + 1, n)
         length = x.new_zeros(n)
 
@@ -150,22 +154,25 @@ class Stack:
             count = piece.many
             here = slice(piece.first, piece.first + count)
             ids = self._padded(chains, piece)
-
             points = Points(self._layers, packed, piece.size) if are_dense(self._layers) else None
 
             def slope(y: Tensor) -> tuple[Tensor, Tensor]:
                 if points is not None:
                     value, g = points(y)
-                    return value * scale, g * scale
+                    return value * factor, g * factor
                 # Not .contiguous(): with one channel that leaves the strides, by which torch picks the slow layout.
                 value, g = self._gradient(y.clone(memory_format=torch.channels_last), packed)
-                return value * scale, g.contiguous().mul_(scale)
+                return value * factor, g.contiguous().mul_(factor)
 
             def draw(begin: int, many: int) -> Tensor:
-                return path.draw(key, ids, step0 + begin, many, self.shape)
+                return path.draw(key, ids, step0 + begin, many, self.shape).view(many, -1, *shape)
 
-            first = self._padded(x, piece).contiguous()
-            known = (self._padded(t, piece).contiguous() for t in start) if start else slope(first)
+            def own(rows: Tensor) -> Tensor:
+                block = self._padded(rows, piece).contiguous()
+                return block.flatten(1) if dense and block.dim() > 1 else block
+
+            first = own(x)
+            known = map(own, start) if start else slope(first)
             point = path.Point(first, *known)
             energy[0, here], norms[0, here] = point.energy[:count], path.norm(point.grad)[:count]
             if steps:
@@ -177,7 +184,7 @@ class Stack:
             end[here], grad[here] = point.x[:count], point.grad[:count]
 
         self._run(x, work)
-        return PathResult(end, energy, norms, length, grad)
+        return PathResult(end.view(x.shape), energy, norms, length, grad.view(x.shape))
 
     # --- one block ----------------------------------------------------------------------------------------------------
 

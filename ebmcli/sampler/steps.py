@@ -87,7 +87,7 @@ def advance(
     Args:
         noise: (first, how many) -> z of those steps, counted from 0, [how many n c h w]; None for no noise.
     """
-    point = start
+    point, down = start, -drift
     energies, norms, lengths = [], [], []
     at_once = max(1, min(count, _AT_ONCE // start.x.numel()))
     drawn = count if start.x.device.type != "cpu" else at_once
@@ -95,7 +95,7 @@ def advance(
     for first in range(0, count, at_once):
         grads, changes = [], []
         for number in range(first, min(first + at_once, count)):
-            change = point.grad * -drift
+            change = point.grad * down
             if noise is not None:
                 if number % drawn == 0:
                     z = noise(number, min(drawn, count - number)).mul_(sigma).unbind()
