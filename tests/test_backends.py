@@ -332,7 +332,7 @@ def test_the_precision_of_the_caller_is_put_back() -> None:
 
 
 @pytest.mark.parametrize("leak", [1.0, 0.05])
-@pytest.mark.parametrize("widths", [(2, 1), (2, 5, 1), (3, 8, 8, 1)])
+@pytest.mark.parametrize("widths", [(2, 5, 1), (3, 8, 8, 1)])
 def test_points_are_the_layers(widths: tuple[int, ...], leak: float) -> None:
     """The same bits, called again and again, with biases and without."""
     torch.manual_seed(1)
@@ -347,7 +347,20 @@ def test_points_are_the_layers(widths: tuple[int, ...], leak: float) -> None:
             points = Points(stack._layers, packed, 8)
             for number in range(3):
                 x = torch.randn(8, widths[0], 1, 1, generator=torch.Generator().manual_seed(number))
-                assert all(map(torch.equal, points(x), stack._gradient(x, packed)))
+                (value, g), (expected, grad) = points(x.flatten(1)), stack._gradient(x, packed)
+                assert torch.equal(value, expected)
+                assert torch.equal(g, grad.flatten(1))
+
+
+def test_points_are_for_products_of_one_leak() -> None:
+    def dense(*layers: nn.Module) -> bool:
+        return are_dense(Stack(nn.Sequential(nn.Flatten(), *layers), (2, 1, 1), CPU)._layers)
+
+    one, two, last = nn.Linear(2, 4), nn.Linear(4, 4), nn.Linear(4, 1)
+    assert dense(one, nn.LeakyReLU(0.1), two, nn.LeakyReLU(0.1), last)
+    assert not dense(one, nn.LeakyReLU(0.1), two, nn.LeakyReLU(0.2), last)
+    assert not dense(one, nn.LeakyReLU(0.1), last, nn.LeakyReLU(0.1))
+    assert not dense(nn.Linear(2, 1))
     assert not are_dense(Stack(*made("vanilla 16×16×1 w8 leak 0.05"), CPU)._layers)
 
 

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from ebmcli.sampler import native
 from ebmcli.sampler.library import libraries
 from ebmcli.sampler.native import NativeStack, normal
+from ebmcli.sampler.shares import wrap
 
 ROOT = Path(__file__).parents[1]
 needs_kernel = pytest.mark.skipif(not native.available(), reason=native.why_not())
@@ -223,15 +224,55 @@ def test_sixteen_lanes_eight_lanes_and_joined_blocks_give_the_same_bits(name: st
 
 
 @needs_kernel
-def test_every_chain_is_in_one_piece_and_threads_get_as_many() -> None:
+def test_every_chain_is_in_one_piece_of_a_build_that_it_fits() -> None:
     network, shape = made("toy")
     stack = NativeStack(network, shape)
     for n in [1, 7, 8, 9, 16, 17, 31, 50, 64, 100, 127, 1000]:
-        for threads in (1, 2, 3):
-            pieces = sorted(stack._pieces(n, min(threads, -(-n // 8))))
+        for threads in (1, 2, 3, 16):
+            pieces = stack._pieces(n, min(threads, -(-n // 8)))
             assert [piece.first for piece in pieces] == [sum(p.many for p in pieces[:k]) for k in range(len(pieces))]
             assert sum(piece.many for piece in pieces) == n
             assert all(piece.many <= (48 if piece.lanes == 16 else 8) for piece in pieces)
+            # In blocks: no more than an even share and what one block may add.
+            time = max(sum(piece.cost for piece in pieces) / threads, max(piece.cost for piece in pieces))
+            assert time <= -(-n // 8) / threads / 2 + 1
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3, 7])
+@pytest.mark.parametrize("costs", [[1.0], [3, 0.8, 3], [1, 1, 1], [0.8] * 13, [3, 1, 1, 0.8, 3, 3], [5, 1, 1]])
+def test_wrapped_jobs_end_together_and_never_overlap_themselves(costs: list[float], threads: int) -> None:
+    shares = wrap(costs, threads)
+    assert len(shares) <= threads
+    whole = max(sum(costs) / threads, *costs)
+    times: dict[int, list[tuple[float, float, float, float]]] = {}
+    for share in shares:
+        now = 0.0
+        for part in share:
+            end = now + costs[part.job] * (part.end - part.begin)
+            times.setdefault(part.job, []).append((part.begin, part.end, now, end))
+            now = end
+        assert now <= whole * (1 + 1e-9)
+    for job in range(len(costs)):
+        parts = sorted(times[job])
+        assert parts[0][0] == 0
+        assert parts[-1][1] == 1
+        for (_, end, _, done), (begin, _, now, _) in itertools.pairwise(parts):
+            assert begin == end
+            assert done <= now + 1e-9
+
+
+@needs_kernel
+@pytest.mark.parametrize(("n", "steps"), [(20, 1), (20, 5), (48, 7), (100, 4), (100, 0)])
+def test_a_piece_that_two_threads_share_has_the_same_bits(n: int, steps: int, threads) -> None:
+    network, shape = made("28x28x1 w24")
+    stack, x = NativeStack(network, shape), images(n, shape)
+    settings = {"steps": steps, "step_size": 0.05, "scale": 30.0, "noise": 1.0, "temperature": 1.0, "key": 4}
+    threads(1)
+    alone = stack.langevin(x, chains=torch.arange(n), **settings)
+    for count in (2, 3):
+        threads(count)
+        shared = stack.langevin(x, chains=torch.arange(n), **settings)
+        assert all(torch.equal(a, b) for a, b in zip(shared, alone, strict=True))
 
 
 @needs_kernel

@@ -66,6 +66,19 @@ typedef uint32_t lanes_u __attribute__((vector_size(LANES * 4)));
 inline vec load(const float *p) { return *reinterpret_cast<const vec *>(p); }
 inline void store(float *p, vec v) { *reinterpret_cast<vec *>(p) = v; }
 
+// The same number in all lanes. Not `vec{} + a`: an addition and a shuffle for each weight cost as much as two products.
+inline vec all(float a) {
+#if defined(__AVX512F__) && EBM_LANES == 16
+    return (vec)_mm512_set1_ps(a);
+#elif defined(__AVX__)
+    return (vec)_mm256_set1_ps(a);
+#elif defined(__aarch64__)
+    return (vec)vdupq_n_f32(a);
+#else
+    return vec{a, a, a, a};
+#endif
+}
+
 // a * b + c, in one rounding where the CPU can. Written out, and the compiler forbidden to contract anything else: where
 // it did so depended on the number of lanes.
 inline vec multiply_add(vec a, vec b, vec c) {
@@ -79,7 +92,7 @@ inline vec multiply_add(vec a, vec b, vec c) {
     return a * b + c;
 #endif
 }
-inline vec multiply_add(float a, vec b, vec c) { return multiply_add(vec{} + a, b, c); }
+inline vec multiply_add(float a, vec b, vec c) { return multiply_add(all(a), b, c); }
 
 // ---------------------------------------------------------------------------------------------------------------
 // The register-blocked product that every convolution comes down to.
@@ -126,7 +139,7 @@ void tile(const Pass &pass, const Group &group, int64_t pixel, const float *in, 
     for (int part = 0; part < LANES; part += WIDTH) {
         vec acc[P][O];
         UNROLL for (int o = 0; o < O; o++) {
-            const vec start = vec{} + (pass.bias.empty() ? 0.f : pass.bias[group.first + o]);
+            const vec start = all(pass.bias.empty() ? 0.f : pass.bias[group.first + o]);
             UNROLL for (int p = 0; p < P; p++) acc[p][o] = start;
         }
         const float *w = pass.weights.data() + group.weights;
@@ -137,7 +150,7 @@ void tile(const Pass &pass, const Group &group, int64_t pixel, const float *in, 
                 vec value[P];
                 UNROLL for (int p = 0; p < P; p++) value[p] = load(x[p] + k * LANES);
                 UNROLL for (int o = 0; o < O; o++) {
-                    const vec weight = vec{} + w[o];
+                    const vec weight = all(w[o]);
                     UNROLL for (int p = 0; p < P; p++) acc[p][o] = multiply_add(value[p], weight, acc[p][o]);
                 }
             }
@@ -266,7 +279,7 @@ void plan(Winograd &win, const Pass &direct, int64_t rows, int64_t columns, int6
     p.rows = 1;  // run for one position at a time
     win.count = (int64_t)win.tiles.size();
     win.at_once = BLOCKS * win.count;
-    const int64_t fit = 1700000 / (n2 * p.run * LANES * 4);  // more than 1.7 MB of factors was never faster
+    const int64_t fit = 1000000 / (n2 * p.run * LANES * 4);  // 1 MB of factors and the filter share a cache of 2 MB
     if (win.at_once > fit) win.at_once = fit < 1 ? 1 : fit < 3 ? fit : fit / 3 * 3;
     for (int64_t t = 0; t < win.at_once; t++) {
         p.source.push_back(t * p.run * LANES);
@@ -332,7 +345,7 @@ void run_winograd(const Pass &pass, const Winograd &win, int64_t blocks, const f
                         UNROLL for (int j = 0; j < N; j++) line[j] = load(p + (i * N + j) * product_pitch);
                         Transform<M>::output(line, half[i]);
                     }
-                    const vec start = vec{} + (pass.bias.empty() ? 0.f : pass.bias[group.first + c / LANES]);
+                    const vec start = all(pass.bias.empty() ? 0.f : pass.bias[group.first + c / LANES]);
                     float *y = out + tile.target + group.first * LANES + c;
                     for (int64_t j = 0; j < tile.columns; j++) {
                         UNROLL for (int i = 0; i < N; i++) line[i] = half[i][j];
@@ -662,6 +675,7 @@ void ebm_pack(void *net, int64_t layer, const float *weight, const float *bias) 
 // left alone. x, x_out, slope, grad [count][size]; chains [count]; energy, norm [steps+1] rows of `stride` floats;
 // length [count]. Energies and gradients are those of U = scale * F. State l+1 = state l - drift * gradient
 // + sigma * noise(step0 + l). slope: the gradient at x, whose energy is then in the first row already, or null.
+// length is added to, as if its steps were the first of this path.
 // x_out and length may be null.
 void ebm_path(const void *handle, float *work, int64_t count, const float *x, const float *slope, float *x_out,
               float *grad, float *energy, float *norm, float *length, int64_t stride, int64_t steps, float scale,
@@ -682,6 +696,7 @@ void ebm_path(const void *handle, float *work, int64_t count, const float *x, co
     put(x, net.element);
     if (slope) put(slope, net.gradient);
     lanes_f travelled[BLOCKS] = {};
+    for (int64_t i = 0; length && i < count; i++) travelled[i / LANES][i % LANES] = length[i];
     for (int64_t l = 0;; l++) {
         float value[BLOCKS * LANES];
         const bool known = l == 0 && slope;

@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from threading import Event
 from typing import NamedTuple
 
 import torch
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 
 from ebmcli.sampler.library import BLOCKS, LANES, NARROW, available, libraries, why_not
 from ebmcli.sampler.plain import PlainLayer, parse
+from ebmcli.sampler.shares import wrap
 from ebmcli.sampler.threads import alone, count
 
 __all__ = ["NativeStack", "PathResult", "Start", "available", "normal", "why_not", "words"]
@@ -75,6 +77,11 @@ class _Piece(NamedTuple):
     first: int
     many: int
     lanes: int
+
+    @property
+    def cost(self) -> float:
+        """Time, in that of a block of sixteen lanes: one of eight has as many operations, on less memory."""
+        return -(-self.many // LANES) if self.lanes == LANES else 0.8
 
 
 class _Compiled:
@@ -159,43 +166,65 @@ class NativeStack:
         return x.detach().contiguous()
 
     def _pieces(self, n: int, threads: int) -> list[_Piece]:
-        """As many chains for each thread: few large pieces, in a build of sixteen lanes but for the last eight."""
-        eights = -(-n // NARROW)
-        pieces, first = [], 0
-        for thread in range(threads):
-            share = eights * (thread + 1) // threads - eights * thread // threads
-            blocks = share // 2
-            groups = -(-blocks // BLOCKS)
-            sizes = [LANES * (blocks * (k + 1) // groups - blocks * k // groups) for k in range(groups)]
-            for size in [*sizes, NARROW] if share % 2 else sizes:
-                pieces.append(_Piece(first, min(size, n - first), NARROW if size == NARROW else LANES))
-                first += size
-        return sorted(pieces, key=lambda piece: -piece.many)
+        """Large pieces, as many for each thread, and what is left over after those of the first.
 
-    def _spread(self, n: int, work: Callable[[_Piece, int, int], None], cost: float) -> None:
-        """Call `work(piece, net, workspace)` for all n chains, over the threads."""
-        threads = 1 if cost < _WORTH_A_THREAD else min(count(), -(-n // NARROW))
+        They are in a build of sixteen lanes but for the last eight, or where threads would have nothing to do.
+        """
+        eights = -(-n // NARROW)
+        if eights <= threads:
+            sizes = [NARROW] * eights
+        else:
+            blocks, rest = divmod(eights // 2, threads)
+            groups = -(-blocks // BLOCKS)
+            own = [LANES * (blocks * (k + 1) // groups - blocks * k // groups) for k in range(groups)]
+            sizes = own + [LANES] * rest + [NARROW] * (eights % 2) + own * (threads - 1)
+        pieces, first = [], 0
+        for size in sizes:
+            pieces.append(_Piece(first, min(size, n - first), NARROW if size == NARROW else LANES))
+            first += size
+        return pieces
+
+    def _spread(self, n: int, steps: int, work: Callable[[_Piece, int, int, int, int], None]) -> None:
+        """Call `work(piece, net, workspace, first, last)` for all n chains, over the threads: steps first … last − 1.
+
+        A piece may be shared by two threads, one of which does its first steps and the other, later, the rest.
+        """
+        threads = 1 if self._cost * (steps + 1) < _WORTH_A_THREAD else min(count(), -(-n // NARROW))
         pieces = self._pieces(n, threads)
         for lanes in {piece.lanes for piece in pieces}:
             self._compiled[lanes].prepare(self._layers, threads)
-        queue = iter(pieces)  # shared: each piece is taken once
+        begun = [Event() for _ in pieces]
+        units = max(1, steps)
+        shares = [iter(share) for share in wrap([piece.cost for piece in pieces], threads)]
 
         def loop(thread: int) -> None:
-            for piece in queue:
+            for part in shares[thread]:
+                piece = pieces[part.job]
+                first, last = round(part.begin * units), round(part.end * units)
+                if first == last:
+                    continue
+                if first:
+                    begun[part.job].wait()
                 compiled = self._compiled[piece.lanes]
-                work(piece, compiled.net, compiled.workspace(thread))
+                try:
+                    work(piece, compiled.net, compiled.workspace(thread), first, min(last, steps))
+                finally:
+                    begun[part.job].set()
 
-        if threads == 1:
+        if len(shares) == 1:
             loop(0)
             return
-        if self._pool is None or self._pool._max_workers < threads - 1:
-            self._pool = ThreadPoolExecutor(threads - 1, thread_name_prefix="ebm-native")
-        others = [self._pool.submit(loop, thread) for thread in range(1, threads)]
+        if self._pool is None or self._pool._max_workers < len(shares) - 1:
+            self._pool = ThreadPoolExecutor(len(shares) - 1, thread_name_prefix="ebm-native")
+        others = [self._pool.submit(loop, thread) for thread in range(1, len(shares))]
         try:
             loop(0)
-        finally:  # after an interrupt too, nobody may still be in the workspaces
-            for _ in queue:
-                pass
+        except BaseException:  # an interrupt: the others leave what they have not begun
+            for share in shares:
+                for part in share:
+                    begun[part.job].set()
+            raise
+        finally:  # nobody may still be in the workspaces
             for other in others:
                 other.result()
 
@@ -255,15 +284,17 @@ class NativeStack:
         def at(tensor: Tensor | None, item: int) -> int | None:
             return None if tensor is None else tensor.data_ptr() + item * tensor.element_size()
 
-        def work(piece: _Piece, net: int, workspace: int) -> None:
-            first, count, _ = piece
-            images = [at(tensor, first * size) for tensor in (x, slope, end, grad)]
-            values = [at(tensor, first) for tensor in (energy, norm, length)]
+        def work(piece: _Piece, net: int, workspace: int, begin: int, stop: int) -> None:
+            first, count, lanes = piece
+            known = slope if begin == 0 else grad
+            images = [at(tensor, first * size) for tensor in (x if begin == 0 else end, known, end, grad)]
+            values = [at(tensor, begin * n + first) for tensor in (energy, norm)]
             scale, drift, sigma, key, step0 = numbers
-            self._compiled[piece.lanes].library.ebm_path(
-                net, workspace, count, *images, *values, n, steps, scale, drift, sigma, key, at(ids, first), step0
-            )
+            self._compiled[lanes].library.ebm_path(
+                net, workspace, count, *images, *values, at(length, first), n, stop - begin,
+                scale, drift, sigma, key, at(ids, first), step0 + begin,
+            )  # fmt: skip
 
         with alone():
-            self._spread(n, work, self._cost * (steps + 1))
+            self._spread(n, steps, work)
         return PathResult(x if end is None else end, energy, norm, length, grad)
