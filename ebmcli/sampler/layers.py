@@ -112,20 +112,25 @@ class ImageConv(Conv):
     """A convolution of an image, which has few channels.
 
     Libraries have no good transposed convolution to one or three channels. A matrix product to all of a pixel's
-    c·ky·kx shares and their sum are faster: 1.2 times (three channels) to 4 times (one).
+    ky·kx·c shares, and their sum, share by share over all pixels, is 2 to 4 times as fast.
     """
 
     def pack(self) -> Kept:
-        """Weight, and [c·ky·kx out] of it."""
+        """Weight, and [ky·kx·c out] of it."""
         weight = self.module.weight
-        return (*super().pack(), weight.permute(1, 2, 3, 0).reshape(-1, len(weight)).contiguous())
+        return (*super().pack(), weight.permute(2, 3, 1, 0).reshape(-1, len(weight)).contiguous())
 
     def transposed(self, g: Tensor, x: Tensor, packed: Kept) -> Tensor:
         """The shares of each output position, added where they belong."""
-        rows = g.permute(0, 2, 3, 1).flatten(1, 2)
-        shares = packed[1] @ rows.transpose(1, 2)
-        size, kernel = tuple(x.shape[2:]), self.module.kernel_size
-        return F.fold(shares, size, kernel, padding=self.padding, stride=self.module.stride)
+        n, out, h, w = g.shape
+        _, c, height, width = x.shape
+        (ky, kx), (sy, sx), (py, px) = self.module.kernel_size, self.module.stride, self.padding
+        shares = (packed[1] @ g.permute(0, 2, 3, 1).reshape(-1, out).t()).view(ky, kx, c, n, h, w)
+        padded = g.new_zeros(c, n, height + 2 * py, width + 2 * px)
+        for i in range(ky):
+            for j in range(kx):
+                padded[:, :, i : i + sy * h : sy, j : j + sx * w : sx] += shares[i, j]
+        return padded[:, :, py : py + height, px : px + width].transpose(0, 1)
 
 
 def _conv(module: nn.Conv2d, leak: float, pool: bool = False) -> Conv:
