@@ -21,7 +21,7 @@ from ebmcli.errors import UsageError
 from ebmcli.media import read_metadata
 from ebmcli.networks import build
 from ebmcli.potential import Potential
-from ebmcli.shortrun import Generator, interpolate, mixed, reconstruct
+from ebmcli.shortrun import Generator, Interpolation, interpolate, mixed, reconstruct
 
 
 class Smooth(nn.Module):
@@ -129,6 +129,18 @@ def test_interpolation_ends_at_its_starts() -> None:
     assert (found.jump >= 1).all()
 
 
+def test_how_smooth_a_way_is() -> None:
+    """The largest step over the median one; fewer images keep both ends."""
+    x = torch.tensor([0.0, 1.0, 2.0, 6.0]).view(1, 4, 1, 1, 1).expand(1, 4, 1, 3, 3)
+    way = Interpolation(x, torch.linspace(0, math.pi / 2, 4))
+    assert way.steps.tolist() == [[1, 1, 4]]
+    assert way.jump.tolist() == [4]
+    ends = way.at(2)
+    assert ends.steps.tolist() == [[6]]
+    assert ends.angles.tolist() == way.angles[[0, 3]].tolist()
+    assert torch.equal(way.at(9).x, x)
+
+
 def test_mixed_starts_keep_their_variance() -> None:
     """sin² + cos² = 1: normal starts stay normal with variance 1 at every angle."""
     z = torch.randn(2, 400, 1, 8, 8, generator=torch.Generator().manual_seed(0))
@@ -146,6 +158,7 @@ def test_interpolate(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -
     words = ("interpolate", "tiny", "--pairs", 2, "--frames", 6, "--json")
     result = json.loads(ebm(*words, cwd=tmp_path, check=0).stdout)
     assert len(result["largest_over_median"]) == 2
+    assert result["strip"] == {"images": 6, "largest_over_median": result["largest_over_median"]}
     strip = tmp_path / "tiny-interpolation.png"
     with Image.open(strip) as image:
         assert image.width > 2.5 * image.height

@@ -24,7 +24,9 @@ COLUMNS = 10
 def interpolate(
     model: options.Model = None,
     pairs: Annotated[int, typer.Option("--pairs", "-n", metavar="N", min=1, help="Rows of the strip.")] = 6,
-    frames: Annotated[int, typer.Option("--frames", metavar="N", min=3, help="Images between the two ends.")] = 60,
+    frames: Annotated[
+        int, typer.Option("--frames", metavar="N", min=3, help="Images of a pair, both ends included.")
+    ] = 64,
     steps: options.Steps = None,
     step_size: options.StepSize = None,
     noise: options.Noise = None,
@@ -85,22 +87,22 @@ def interpolate(
         loaded, start="noise", steps=steps, step_size=step_size, noise=noise, count=pairs, seed=seed
     )
     about = {**metadata(loaded, settings), "interpolation": {"pairs": pairs, "frames": frames}}
-    shown = torch.linspace(0, frames - 1, min(COLUMNS, frames)).round().long()
-    media.save_png(media.grid(found.x[:, shown].flatten(0, 1), columns=len(shown), width=1000), strip, about)
+    shown = found.at(COLUMNS)
+    media.save_png(media.grid(shown.x.flatten(0, 1), columns=len(shown.angles), width=1000), strip, about)
     made = save_video(film, _frames(found), fps, about)
 
-    jump, typical = found.jump, found.steps.median()
     output.say(
-        f"{name}: {pairs} pairs, {frames} images each, {generator.steps} steps, seed {seed}; a step of θ changes a "
-        f"pixel by {typical:.3g} (median), the largest is {jump.max():.2g} times a pair's median: "
-        f"{strip}, {film} ({made.seconds:.3g} s)"
+        f"{name}: {pairs} pairs, {frames} images each, {generator.steps} steps, seed {seed}; the largest step between "
+        f"neighbours is {shown.jump.max():.2g} times a pair's median in the strip, {found.jump.max():.2g} times in the "
+        f"film, where the median changes a pixel by {found.steps.median():.3g}: {strip}, {film} ({made.seconds:.3g} s)"
     )
     output.result(
         {
             "out": strip,
             "video": film,
-            "step_median": typical.item(),
-            "largest_over_median": jump.tolist(),
+            "step_median": found.steps.median().item(),
+            "largest_over_median": found.jump.tolist(),
+            "strip": {"images": len(shown.angles), "largest_over_median": shown.jump.tolist()},
             **about,
         }
     )
