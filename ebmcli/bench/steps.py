@@ -324,8 +324,22 @@ def updates(
     }
 
 
-def noise_share(case: Case, device: torch.device, rounds: int = 9) -> float:
-    """Seconds of the noise of one step of all chains."""
-    chains, stream = torch.arange(case.chains, device=device), Stream(0, Purpose.MCMC)
-    seconds = interleaved({"noise": lambda: stream.normal(chains, 0, case.shape)}, rounds, device)
-    return statistics.median(seconds["noise"])
+def noise_share(
+    case: Case, device: torch.device, rounds: int = 9, only: str | None = None, precision: str = "float32"
+) -> dict[str, float]:
+    """What share of a step the noise takes, for each backend: paths with it against paths without, median of rounds."""
+    x, stream = torch.rand(case.chains, *case.shape, device=device) * 2 - 1, Stream(0, Purpose.MCMC)
+    shares = {}
+    for name, potential in candidates(case, device, only, precision).items():
+        kernels = {tau: Langevin(potential, case.step_size, noise=tau) for tau in (1.0, 0.0)}
+        states = {tau: kernel.init(x, stream) for tau, kernel in kernels.items()}
+
+        def path(tau: float, steps: int) -> Callable[[], Any]:
+            return lambda: run(kernels[tau], states[tau], steps)  # noqa: B023 - called before the next backend
+
+        path(1.0, 1)()
+        once = _timed(path(1.0, 1), device)
+        steps = max(5, min(200, int(ROUND_SECONDS / once)))
+        seconds = interleaved({"with": path(1.0, steps), "without": path(0.0, steps)}, rounds, device)
+        shares[name] = statistics.median(1 - b / a for a, b in zip(seconds["with"], seconds["without"], strict=True))
+    return shares

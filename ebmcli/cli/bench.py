@@ -111,11 +111,12 @@ def bench(
         early, late = (peak / 2**20 for peak in peaks)
         output.say(f"peak memory {early:.0f} MiB after {measure.UPDATES // 10} updates, {late:.0f} MiB after all")
     limits = measure.limit(place)
-    noise = measure.noise_share(cases[0], place)
+    noise = measure.noise_share(cases[-1], place, rounds, only, precision)
     output.say(
         f"{torch.get_num_threads()} threads on {place}; "
         + ", ".join(f"{name} {rate:.0f} GFLOP/s" for name, rate in limits.items())
-        + f"; noise of one step {noise * 1e3:.3g} ms"
+        + f"; of a step of {cases[-1].name}, noise takes "
+        + ", ".join(f"{max(share, 0):.0%} ({name})" for name, share in noise.items())
     )
     if picture is not None:
         output.say(f"picture: {measure.picture(rows, picture)}")
@@ -125,7 +126,7 @@ def bench(
             "threads": torch.get_num_threads(),
             "torch": torch.__version__,
             "limits_gflops": limits,
-            "noise_seconds": noise,
+            "noise_share": noise,
             "steps": [r._asdict() for r in rows],
             "updates": whole,
             "mala": [r._asdict() for r in adjusted],
