@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import importlib
 import inspect
-import os
 import re
-import sys
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -15,7 +12,7 @@ from torch import Tensor, nn
 
 from ebmcli.checkpoint import Checkpoint, ModelConfig, versions
 from ebmcli.errors import EBMError, UsageError
-from ebmcli.networks import Shape
+from ebmcli.networks import Shape, named
 from ebmcli.potential import Potential
 
 _SPEC = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
@@ -103,14 +100,9 @@ def load(name: str, settings: Foreign, *, device: torch.device | str = "cpu", ba
 
 
 def _made(name: str, shape: Shape) -> nn.Module:
-    module, _, attribute = name.partition(":")
     hint = "is it in this folder, installed, or on PYTHONPATH?"
-    if os.getcwd() not in sys.path:  # the user named the code, so that which lies here is meant too
-        sys.path.insert(0, os.getcwd())
     try:
-        found: Any = importlib.import_module(module)
-        for part in attribute.split("."):
-            found = getattr(found, part)
+        found = named(name)
     except Exception as error:  # whatever the user's code does when it is imported
         raise EBMError(f"{name} cannot be imported: {_said(error)}", hint) from error
     if isinstance(found, nn.Module):

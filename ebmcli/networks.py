@@ -8,6 +8,8 @@ code (`f.*` for toy and vanilla, `convs.*` and `fc.*` for nonlocal), so their we
 from __future__ import annotations
 
 import importlib
+import os
+import sys
 from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
@@ -206,8 +208,7 @@ def build(name: str, shape: Shape, *, seed: int = 0, trusted: bool = True, **arg
 
 
 def _import_factory(name: str, trusted: bool) -> Callable[..., nn.Module]:
-    module, colon, attribute = name.partition(":")
-    if not colon:
+    if ":" not in name:
         known = ", ".join(NETWORKS)
         raise EBMError(f"unknown network {name!r}", f"use one of {known}, or package.module:factory")
     if not trusted:
@@ -216,12 +217,26 @@ def _import_factory(name: str, trusted: bool) -> Callable[..., nn.Module]:
             "if you know where the file and that code come from: --trust-code",
         )
     try:
-        return getattr(importlib.import_module(module), attribute)
+        return named(name)
     except (ImportError, AttributeError, ValueError) as error:
         raise EBMError(
             f"network {name!r} cannot be imported: {error}",
-            "give package.module:factory with the package on PYTHONPATH",
+            "give package.module:factory; is it in this folder, installed, or on PYTHONPATH?",
         ) from error
+
+
+def named(name: str) -> Any:
+    """What `package.module:attribute` names; of the present folder too, which a user who names code means as well.
+
+    Raises: whatever the import does.
+    """
+    module, _, attribute = name.partition(":")
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    found: Any = importlib.import_module(module)
+    for part in attribute.split("."):
+        found = getattr(found, part)
+    return found
 
 
 def _check_scalar(network: object, name: str, shape: Shape) -> None:

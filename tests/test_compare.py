@@ -210,6 +210,7 @@ def test_bad_input(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     short = ("--steps", 2, "--count", 2)
     for words, part, code in [
         (("nobody",), "nobody", 1),
+        (("tiny", "gmm-convergent", "--data", "mnist-10k"), "gmm-convergent is a model of points", 2),
         (("tiny", "their_code:fails"), "no weights here", 1),
         (("tiny", "their_code:vector"), "2 numbers", 1),
         (("tiny", "not_there:make"), "not_there", 1),

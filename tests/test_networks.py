@@ -255,6 +255,14 @@ def test_a_factory_of_ones_own_is_used(factories: str) -> None:
     torch.testing.assert_close(grad, (2.0 * weight.sum(0)).view(1, *shape).expand_as(x))
 
 
+def test_a_factory_in_the_present_folder_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As it is not by the scripts that pip installs."""
+    (tmp_path / "networks_of_here.py").write_text(FACTORIES)
+    monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry])
+    monkeypatch.chdir(tmp_path)
+    assert sum(p.numel() for p in build("networks_of_here:Net", (1, 4, 4)).parameters()) == 2 * 17
+
+
 @pytest.mark.parametrize(
     ("name", "arguments", "said"),
     [

@@ -118,6 +118,13 @@ def compare(
     loaded = [
         (_label(n), ours[n] if n in ours else foreign.load(n, others, device=place, backend=backend)) for n in names
     ]
+    points = [name for name, model in loaded if model.config.shape[1:] == (1, 1)]
+    images = [name for name, _ in loaded if name not in points]
+    if data and points and images:
+        raise UsageError(
+            f"{points[0]} is a model of points and {images[0]} of images: --data {data} cannot be for both",
+            "leave --data out, and each is held against its own data; or compare them apart",
+        )
     groups = comparing.alike(loaded, data)
 
     def settings(model: Checkpoint) -> WalkSettings:
