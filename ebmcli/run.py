@@ -24,16 +24,11 @@ from typing import Any, NamedTuple
 from safetensors.torch import save as to_bytes
 from torch import Tensor
 
-try:
-    import fcntl
-except ImportError:
-    fcntl = None  # type: ignore[assignment]
-
 from ebmcli.checkpoint import FILE, read_tensors, write_atomic, writing
 from ebmcli.errors import EBMError
+from ebmcli.locks import LOCK, held, hold
 
 DIGITS = 6
-LOCK = ".lock"
 
 
 class Saved(NamedTuple):
@@ -111,26 +106,11 @@ class Run:
         Raises:
             EBMError: another process is learning in it.
         """
-        if fcntl is None:  # Windows has no such lock, and two processes on one run are then the user's care
-            return
-        self._lock = open(self.folder / LOCK, "a")  # noqa: SIM115 - held as long as the process lives
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise EBMError(
-                f"another process is learning in {self.folder}", "wait for it, or stop it with Ctrl-C first"
-            ) from error
+        self._lock = hold(self.folder)
 
     def locked(self) -> bool:
         """Whether a process is learning in it now (never, where the system has no such lock)."""
-        if fcntl is None or not (self.folder / LOCK).exists():
-            return False
-        with open(self.folder / LOCK, "a") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            except OSError:
-                return True
-        return False
+        return held(self.folder)
 
     @property
     def facts(self) -> dict[str, Any]:

@@ -542,9 +542,13 @@ def test_a_journal_that_was_cut_off(tmp_path) -> None:
     store.append("basins", jobs.items())
     text = store._path.read_text()
     store._path.write_text(text[:-5])
+    with pytest.raises(EBMError, match="another process is at work"):
+        Folder(tmp_path)
+    del store
     again = Folder(tmp_path)
     assert again.jobs("basins") == dict(list(jobs.items())[:3])
     again.append("basins", list(jobs.items())[3:])
+    del again
     assert Folder(tmp_path).jobs("basins") == jobs
 
 

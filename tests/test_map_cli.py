@@ -13,6 +13,7 @@ from quick import Running, ebm, fails, trained
 
 from ebmcli.checkpoint import read_tensors
 from ebmcli.landscape.report import FILES
+from ebmcli.locks import hold
 from ebmcli.media import read_metadata
 
 SMALL = ("--samples", 5, "--steps", 0, "--quench", 40, "--trials", 1, "--neighbours", 1, "--temperature", 0.2)
@@ -90,6 +91,18 @@ def test_interrupted(tmp_path: Path) -> None:
     assert ran.code in (130, 0), ran  # 0: it was faster than the signal
     if ran.code == 130:
         assert "ebm map --resume map" in ran.stderr.splitlines()[-1]
+
+
+def test_two_at_once(tmp_path: Path) -> None:
+    """A map that another process is at work on is left alone, with --force too."""
+    assert ebm(*GMM, "--out", "map", cwd=tmp_path, EBM_CRASH_AT="map-basins").code not in (0, 1, 2)
+    before = {p.name: p.read_bytes() for p in (tmp_path / "map" / "unfinished").iterdir()}
+    lock = hold(tmp_path / "map" / "unfinished")
+    for words in (("map", "--resume", "map"), (*GMM, "--out", "map", "--force")):
+        fails(ebm(*words, cwd=tmp_path), "another process is at work in map/unfinished")
+    assert {p.name: p.read_bytes() for p in (tmp_path / "map" / "unfinished").iterdir()} == before
+    del lock
+    ebm("map", "--resume", "map", cwd=tmp_path, check=0)
 
 
 def test_a_model_of_images(run: Path) -> None:

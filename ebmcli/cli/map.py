@@ -195,10 +195,9 @@ def _begin(
         work.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise EBMError(f"cannot make the folder {folder}: {error.strerror}", "choose another --out") from error
-    for left in work.iterdir():
-        left.unlink()
+    store = Folder(work, fresh=True)
     write_atomic(work / "settings.json", jsonlib.dumps(facts, indent=1) + "\n")
-    _make(subject, first, settings, where, folder, Folder(work), batch_size, leaves, output)
+    _make(subject, first, settings, where, folder, store, batch_size, leaves, output)
 
 
 def _check_new(folder: Path, force: bool) -> None:

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from ebmcli.checkpoint import read_tensors, write_atomic, writing
 from ebmcli.landscape.travel import Arrival, Job
+from ebmcli.locks import LOCK, hold
 from ebmcli.run import crash_point
 
 
@@ -42,10 +43,22 @@ class Store:
 
 
 class Folder(Store):
-    """Keeps everything in a folder."""
+    """Keeps everything in a folder, which is this process's alone.
 
-    def __init__(self, folder: Path) -> None:
+    Args:
+        folder: that exists.
+        fresh: whether to begin anew, without what is left there.
+
+    Raises:
+        EBMError: another process is at work in it.
+    """
+
+    def __init__(self, folder: Path, fresh: bool = False) -> None:
         self.folder = folder
+        self._lock = hold(folder)
+        for left in folder.iterdir() if fresh else ():
+            if left.name != LOCK:
+                left.unlink()
         self._path = folder / "jobs.jsonl"
         self._known: dict[str, dict[Job, Arrival]] = {}
         lines = self._path.read_text().split("\n")[:-1] if self._path.exists() else []

@@ -26,17 +26,13 @@ import torch
 from safetensors.torch import save as to_bytes
 from torch import Tensor
 
-try:
-    import fcntl
-except ImportError:
-    fcntl = None  # type: ignore[assignment]
-
 from ebmcli import media
 from ebmcli.chains import Purpose, Stream
 from ebmcli.checkpoint import read_tensors, write_atomic, writing
 from ebmcli.errors import EBMError
 from ebmcli.evaluation import Record, Walk, WalkSettings
-from ebmcli.run import LOCK, crash_point
+from ebmcli.locks import LOCK, hold
+from ebmcli.run import crash_point
 
 FACTS = "longrun.json"
 STATE = "state.safetensors"
@@ -112,14 +108,7 @@ class Folder:
         Raises:
             EBMError: another process is at work in it.
         """
-        if fcntl is None:
-            return
-        with writing(self.path / LOCK):
-            self._lock = open(self.path / LOCK, "a")  # noqa: SIM115 - held as long as the process lives
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise EBMError(f"another process is at work in {self.path}", "wait for it, or stop it first") from error
+        self._lock = hold(self.path)
 
     # How it was started
 

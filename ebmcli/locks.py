@@ -1,0 +1,50 @@
+"""One process at a time in a folder (floor 0)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import IO
+
+from ebmcli.errors import EBMError
+
+try:
+    import fcntl
+except ImportError:  # Windows has no such lock, and two processes in one folder are then the user's care
+    fcntl = None  # type: ignore[assignment]
+
+LOCK = ".lock"
+"""The file that is locked. It says nothing, and stays."""
+
+
+def hold(folder: Path) -> IO[str] | None:
+    """Keep `folder` to this process as long as the result lives, and no longer than the process, however it ends.
+
+    Raises:
+        EBMError: another process is at work in it, or the folder cannot be written to.
+    """
+    if fcntl is None:
+        return None
+    try:
+        file = open(folder / LOCK, "a")  # noqa: SIM115 - held as long as it lives
+    except OSError as error:
+        raise EBMError(f"cannot write {folder / LOCK}: {error.strerror}", "is the folder read-only?") from error
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        file.close()
+        raise EBMError(
+            f"another process is at work in {folder}", "wait for it, or stop it with Ctrl-C first"
+        ) from error
+    return file
+
+
+def held(folder: Path) -> bool:
+    """Whether a process is at work in it now (never, where the system has no such lock)."""
+    if fcntl is None or not (folder / LOCK).exists():
+        return False
+    with open(folder / LOCK, "a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except OSError:
+            return True
+    return False
