@@ -7,6 +7,7 @@ code (`f.*` for toy and vanilla, `convs.*` and `fc.*` for nonlocal), so their we
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import os
 import sys
@@ -231,8 +232,9 @@ def named(name: str) -> Any:
     Raises: whatever the import does.
     """
     module, _, attribute = name.partition(":")
-    if os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())
+    with contextlib.suppress(FileNotFoundError):  # a folder that was removed
+        if os.getcwd() not in sys.path:
+            sys.path.append(os.getcwd())  # last: no file here may stand in for a module of Python's
     found: Any = importlib.import_module(module)
     for part in attribute.split("."):
         found = getattr(found, part)

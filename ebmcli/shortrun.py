@@ -158,15 +158,16 @@ class Interpolation(NamedTuple):
 
     @property
     def jump(self) -> Tensor:
-        """The largest step over the median step, of each pair [pairs]: near 1 for a smooth way.
+        """The largest step over the median step, each by its angle, of each pair [pairs]: near 1 for a smooth way.
 
         It grows with the number of frames where neighbouring chains part: at the kinks of a piecewise linear network
         they do so however near they begin, and more frames have smaller steps beside the same jumps.
         """
-        return self.steps.max(dim=1).values / self.steps.median(dim=1).values.clamp_min(1e-12)
+        rates = self.steps / self.angles.diff()
+        return rates.max(dim=1).values / rates.median(dim=1).values.clamp_min(1e-12)
 
     def at(self, count: int) -> Interpolation:
-        """`count` frames (all, if there are fewer) at distances as equal as can be, both ends among them."""
+        """`count` ≥ 2 frames (all, if there are fewer) at distances as equal as can be, both ends among them."""
         frames = torch.linspace(0, len(self.angles) - 1, min(count, len(self.angles))).round().long()
         return Interpolation(self.x[:, frames], self.angles[frames])
 

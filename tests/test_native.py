@@ -276,6 +276,30 @@ def test_a_piece_that_two_threads_share_has_the_same_bits(n: int, steps: int, th
 
 
 @needs_kernel
+def test_a_thread_that_cannot_be_had_stops_the_others(threads, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The error comes out, nobody waits for a part that will not come, and the next call is as good as any."""
+    network, shape = made("28x28x1 w8")
+    stack, x, ids = NativeStack(network, shape), images(80, shape), torch.arange(80)
+    settings = {"steps": 3, "step_size": 0.05, "scale": 30.0, "noise": 1.0, "temperature": 1.0, "key": 4}
+    threads(3)
+    expected = stack.langevin(x, chains=ids, **settings)
+    assert stack._pool is not None
+    submit, asked = stack._pool.submit, []
+
+    def only_one(*words: object) -> object:
+        asked.append(words)
+        if len(asked) == 2:
+            raise RuntimeError("can't start new thread")
+        return submit(*words)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(stack._pool, "submit", only_one)
+    with pytest.raises(RuntimeError, match="new thread"):
+        stack.langevin(x, chains=ids, **settings)
+    again = stack.langevin(x, chains=ids, **settings)
+    assert all(map(torch.equal, again, expected))
+
+
+@needs_kernel
 def test_without_noise_or_steps() -> None:
     network, shape = made("16x16x1 w8")
     stack, x = NativeStack(network, shape), images(5, shape)

@@ -139,6 +139,8 @@ def test_how_smooth_a_way_is() -> None:
     assert ends.steps.tolist() == [[6]]
     assert ends.angles.tolist() == way.angles[[0, 3]].tolist()
     assert torch.equal(way.at(9).x, x)
+    even = Interpolation(torch.arange(12.0).view(1, 12, 1, 1, 1), torch.linspace(0, math.pi / 2, 12))
+    assert even.at(10).jump.item() == pytest.approx(1, abs=1e-4)  # whose frames are not all equally far apart
 
 
 def test_mixed_starts_keep_their_variance() -> None:

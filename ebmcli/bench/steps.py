@@ -337,9 +337,9 @@ def noise_share(
         def path(tau: float, steps: int) -> Callable[[], Any]:
             return lambda: run(kernels[tau], states[tau], steps)  # noqa: B023 - called before the next backend
 
-        path(1.0, 1)()
-        once = _timed(path(1.0, 1), device)
-        steps = max(5, min(200, int(ROUND_SECONDS / once)))
+        _timed(path(1.0, 1), device)
+        few = 10
+        steps = max(few, int(few * ROUND_SECONDS / _timed(path(1.0, few), device)))
         seconds = interleaved({"with": path(1.0, steps), "without": path(0.0, steps)}, rounds, device)
         shares[name] = statistics.median(1 - b / a for a, b in zip(seconds["with"], seconds["without"], strict=True))
     return shares

@@ -119,7 +119,7 @@ def compare(
         (_label(n), ours[n] if n in ours else foreign.load(n, others, device=place, backend=backend)) for n in names
     ]
     points = [name for name, model in loaded if model.config.shape[1:] == (1, 1)]
-    images = [name for name, _ in loaded if name not in points]
+    images = [name for name, model in loaded if model.config.shape[1:] != (1, 1)]
     if data and points and images:
         raise UsageError(
             f"{points[0]} is a model of points and {images[0]} of images: --data {data} cannot be for both",

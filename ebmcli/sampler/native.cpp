@@ -68,7 +68,7 @@ inline void store(float *p, vec v) { *reinterpret_cast<vec *>(p) = v; }
 
 // The same number in all lanes. Not `vec{} + a`: an addition and a shuffle for each weight cost as much as two products.
 inline vec all(float a) {
-#if defined(__AVX512F__) && EBM_LANES == 16
+#if defined(__AVX512F__) && defined(__AVX512VL__) && EBM_LANES == 16
     return (vec)_mm512_set1_ps(a);
 #elif defined(__AVX__)
     return (vec)_mm256_set1_ps(a);
@@ -82,7 +82,7 @@ inline vec all(float a) {
 // a * b + c, in one rounding where the CPU can. Written out, and the compiler forbidden to contract anything else: where
 // it did so depended on the number of lanes.
 inline vec multiply_add(vec a, vec b, vec c) {
-#if defined(__AVX512F__) && EBM_LANES == 16
+#if defined(__AVX512F__) && defined(__AVX512VL__) && EBM_LANES == 16
     return (vec)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
 #elif defined(__FMA__)
     return (vec)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c);
@@ -675,8 +675,7 @@ void ebm_pack(void *net, int64_t layer, const float *weight, const float *bias) 
 // left alone. x, x_out, slope, grad [count][size]; chains [count]; energy, norm [steps+1] rows of `stride` floats;
 // length [count]. Energies and gradients are those of U = scale * F. State l+1 = state l - drift * gradient
 // + sigma * noise(step0 + l). slope: the gradient at x, whose energy is then in the first row already, or null.
-// length is added to, as if its steps were the first of this path.
-// x_out and length may be null.
+// length is read and added to: a path that is made in two calls gives the sums of one. x_out and length may be null.
 void ebm_path(const void *handle, float *work, int64_t count, const float *x, const float *slope, float *x_out,
               float *grad, float *energy, float *norm, float *length, int64_t stride, int64_t steps, float scale,
               float drift, float sigma, uint64_t key, const int64_t *chains, int64_t step0) {

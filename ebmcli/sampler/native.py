@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from threading import Event
 from typing import NamedTuple
 
@@ -69,6 +69,15 @@ def _chain_numbers(chains: Tensor) -> Tensor:
     if chains.dtype != torch.int64 or chains.dim() != 1:
         raise ValueError(f"chains: expected int64 [n], received {chains.dtype} {list(chains.shape)}")
     return chains.cpu().contiguous()
+
+
+def _wait(others: list[Future[None]]) -> None:
+    """Until all have ended, after an interrupt too: nobody may be in the workspaces when the next call begins."""
+    try:
+        wait(others)
+    except BaseException:
+        wait(others)
+        raise
 
 
 class _Piece(NamedTuple):
@@ -168,7 +177,7 @@ class NativeStack:
     def _pieces(self, n: int, threads: int) -> list[_Piece]:
         """Large pieces, as many for each thread, and what is left over after those of the first.
 
-        They are in a build of sixteen lanes but for the last eight, or where threads would have nothing to do.
+        They are in a build of sixteen lanes but for the last eight, and for all where each thread gets eight at most.
         """
         eights = -(-n // NARROW)
         if eights <= threads:
@@ -216,17 +225,20 @@ class NativeStack:
             return
         if self._pool is None or self._pool._max_workers < len(shares) - 1:
             self._pool = ThreadPoolExecutor(len(shares) - 1, thread_name_prefix="ebm-native")
-        others = [self._pool.submit(loop, thread) for thread in range(1, len(shares))]
+        others: list[Future[None]] = []
         try:
+            for thread in range(1, len(shares)):
+                others.append(self._pool.submit(loop, thread))
             loop(0)
-        except BaseException:  # an interrupt: the others leave what they have not begun
+        except BaseException:  # an interrupt, or no more threads: the others leave what they have not begun
             for share in shares:
                 for part in share:
                     begun[part.job].set()
             raise
-        finally:  # nobody may still be in the workspaces
-            for other in others:
-                other.result()
+        finally:
+            _wait(others)
+        for other in others:
+            other.result()
 
     def energy_and_grad(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """F [n] and dF/dx [n c h w] of images x [n c h w], float32 in any memory format."""

@@ -28,7 +28,7 @@ def wrap(costs: Sequence[float], threads: int) -> list[list[Part]]:
     shares: list[list[Part]] = [[]]
     used = 0.0
     for job, cost in enumerate(costs):
-        left = time - used
+        left = max(0.0, time - used)
         if cost <= left * (1 + 1e-9) or len(shares) == threads:
             shares[-1].append(Part(job, 0.0, 1.0))
             used += cost

@@ -144,7 +144,7 @@ class Stack:
         # Of no dimension: torch is slow to take a Python number, for a toy by as much as the product itself.
         drift, factor = (x.new_tensor(number) for number in (0.5 * step_size**2 / temperature, scale))
         sigma = noise * step_size
-        dense = are_dense(self._layers)
+        dense = self._layers if are_dense(self._layers) else None
         shape = self.shape[:1] if dense else self.shape
         end, grad = (torch.empty(n, *shape, dtype=x.dtype, device=x.device) for _ in range(2))
         energy, norms = x.new_empty(steps + 1, n), x.new_empty(steps + 1, n)
@@ -154,7 +154,7 @@ class Stack:
             count = piece.many
             here = slice(piece.first, piece.first + count)
             ids = self._padded(chains, piece)
-            points = Points(self._layers, packed, piece.size) if are_dense(self._layers) else None
+            points = Points(dense, packed, piece.size) if dense else None
 
             def slope(y: Tensor) -> tuple[Tensor, Tensor]:
                 if points is not None:
