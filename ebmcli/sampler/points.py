@@ -1,8 +1,8 @@
 """Gradients of stacks of matrix products into memory that is taken once, for paths of small states (floor 1).
 
 Making a tensor for each result, asking which layer is which, and every call of an operation are a good part of a toy's
-step. So biases are laid down for all layers at once, and slopes of activations are found for all layers at once. The
-arithmetic is that of `layers.Dense`, in the same order, so the bits are the same.
+step. So biases are laid down, and slopes of activations found, for all layers at once. The arithmetic is that of
+`layers.Dense`, in the same order, so the bits are the same.
 """
 
 from __future__ import annotations
@@ -40,8 +40,7 @@ class Points:
         *inner, last = packed
         self._leak = layers[0].leak
         widths = [len(weights[0]) for weights in inner]
-        biases = [_bias(weights).expand(n, -1).flatten() for weights in inner]
-        self._bias = torch.cat(biases)
+        self._bias = torch.cat([_bias(weights).expand(n, -1).flatten() for weights in inner])
         self._one = torch.ones_like(self._bias)
         self._y, self._slope = torch.empty_like(self._bias), torch.empty_like(self._bias)
 
@@ -50,9 +49,8 @@ class Points:
             return [part.view(n, width) for part, width in zip(parts, widths, strict=True)]
 
         grads = [weights[0].new_empty(n, weights[0].shape[1]) for weights in inner]
-        weights = [weights[0] for weights in inner]
         self._up = list(zip([weights[1] for weights in inner], each(self._y), strict=True))
-        self._down = list(zip(weights, each(self._slope), grads, strict=True))[::-1]
+        self._down = list(zip([weights[0] for weights in inner], each(self._slope), grads, strict=True))[::-1]
         self._top, self._top_bias = last[1], _bias(last)
         self._top_grad = last[0].expand(n, -1).contiguous()
         self._value = last[0].new_empty(n, 1)
