@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from ebmcli import diagnosis, media
-from ebmcli.checkpoint import FILE, Checkpoint, load, save, write_atomic
+from ebmcli.checkpoint import FILE, Checkpoint, load, save
 from ebmcli.errors import EBMError
 from ebmcli.hub import parse
 from ebmcli.run import Run
 from ebmcli.sampling import SampleSettings, metadata, sample
+from ebmcli.storage.files import write_whole
+from ebmcli.storage.reading import parse_toml
 
 SAMPLES = 64
 LAST = 500
@@ -93,12 +95,12 @@ def write(
     media.save_png(draw(x), target / "samples.png", metadata(written, settings))
     if written.bank is not None:
         media.save_png(draw(written.bank[:SAMPLES]), target / "bank.png", metadata(written, settings))
-    write_atomic(target / "config.json", json.dumps(config.model_dump(mode="json"), indent=2) + "\n")
-    write_atomic(target / "recipe.toml", written.recipe)
-    write_atomic(target / "metrics.json", json.dumps(summary or {}, indent=2) + "\n")
+    write_whole(target / "config.json", json.dumps(config.model_dump(mode="json"), indent=2) + "\n")
+    write_whole(target / "recipe.toml", written.recipe)
+    write_whole(target / "metrics.json", json.dumps(summary or {}, indent=2) + "\n")
     if judged is not None:
-        write_atomic(target / "verdict.json", json.dumps(judged, indent=2) + "\n")
-    write_atomic(target / "README.md", card(written, settings, summary or {}, judged, **card_options))
+        write_whole(target / "verdict.json", json.dumps(judged, indent=2) + "\n")
+    write_whole(target / "README.md", card(written, settings, summary or {}, judged, **card_options))
     return written
 
 
@@ -281,11 +283,11 @@ def _learned(summary: dict[str, Any]) -> str:
 
 def _provenance(recipe: str) -> str:
     """Where the recipe's values come from, as it says itself."""
-    import tomllib
-
     try:
-        said = tomllib.loads(recipe).get("provenance", {})
-    except tomllib.TOMLDecodeError:
+        said = parse_toml(recipe).get("provenance", {})
+    except ValueError:
+        return ""
+    if not isinstance(said, dict):
         return ""
     lines = [f"- {key}: {' '.join(str(text).split())}" for key, text in said.items()]
     return "\nWhere the settings come from:\n\n" + "\n".join(lines) + "\n" if lines else ""

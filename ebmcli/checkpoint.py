@@ -10,16 +10,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 
 from ebmcli import __version__
@@ -27,6 +22,8 @@ from ebmcli.errors import EBMError
 from ebmcli.networks import NETWORKS, Shape, build
 from ebmcli.potential import Potential
 from ebmcli.sampler.precision import PRECISIONS
+from ebmcli.storage.files import write_whole
+from ebmcli.storage.tensors import pack, read_tensors
 
 FILE = "model.safetensors"
 BANK_STATES = 256
@@ -129,48 +126,11 @@ def save(
     tensors |= {f"last.{k}": v for k, v in (last or {}).items()}
     if bank is not None:
         tensors["bank"] = bank[:BANK_STATES].to(torch.float16)
-    # A copy each: safetensors refuses tensors that share memory (tied weights, buffers of both kinds).
-    tensors = {k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}
     text = json.dumps(config.model_dump(mode="json"), sort_keys=True)
     checksum = digest(tensors, text, recipe)
     metadata = {"format": "pt", "ebm": text, "recipe": recipe, "sha256": checksum}
-    write_atomic(path, _in_order(to_bytes(tensors, metadata=metadata)))
+    write_whole(path, pack(tensors, metadata))
     return checksum
-
-
-def _in_order(content: bytes) -> bytes:
-    """The same safetensors file with its header's keys sorted: equal models are equal files, byte for byte."""
-    length = int.from_bytes(content[:8], "little")
-    header = json.dumps(json.loads(content[8 : 8 + length]), sort_keys=True, separators=(",", ":")).encode()
-    header = header.ljust(-(-len(header) // 8) * 8)
-    return len(header).to_bytes(8, "little") + header + content[8 + length :]
-
-
-def write_atomic(path: Path, content: bytes | str) -> None:
-    """Write a file to a temporary name beside it, flush it to the disk, rename it."""
-    data = content.encode() if isinstance(content, str) else content
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with writing(path):
-        try:
-            with open(temporary, "wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
-        except OSError:
-            temporary.unlink(missing_ok=True)
-            raise
-
-
-@contextmanager
-def writing(path: Path) -> Iterator[None]:
-    """Say what could not be written, where the system only says why."""
-    try:
-        yield
-    except OSError as error:
-        raise EBMError(
-            f"cannot write {path}: {error.strerror or error}", "is the disk full, or the folder read-only?"
-        ) from error
 
 
 def load(
@@ -252,33 +212,6 @@ def examine(
         with torch.device("meta"):
             _check_fit(where, config, _build(where, config, False), state)
     return config
-
-
-def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Tensors and metadata of a safetensors file.
-
-    Raises:
-        EBMError: it cannot be read; the message says what the file is instead, where that is plain.
-    """
-    if not path.is_file():
-        raise EBMError(f"no checkpoint at {path}", f"expected a file {FILE}")
-    with open(path, "rb") as file:
-        head = file.read(10)
-    if not head:
-        raise EBMError(f"{path} is empty", "get the file again")
-    # A safetensors file begins with its header's length, which may begin like a pickle; the header itself tells.
-    if head[8:9] != b"{" and (head[:1] == b"\x80" or head[:2] == b"PK"):
-        raise EBMError(
-            f"{path} is a pickle, which can run code when read and is never opened",
-            "expected a safetensors file written by ebm",
-        )
-    try:
-        with safe_open(path, framework="pt") as file:
-            return {k: file.get_tensor(k) for k in file.keys()}, file.metadata() or {}  # noqa: SIM118
-    except (SafetensorError, OSError, ValueError) as error:
-        raise EBMError(
-            f"{path} is not a whole safetensors file: {str(error).splitlines()[0]}", "get the file again"
-        ) from error
 
 
 def _config(path: Path | str, metadata: dict[str, str], energy_scale: float | None) -> ModelConfig:

@@ -17,10 +17,11 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from ebmcli.checkpoint import FILE, Checkpoint, ModelConfig, save, versions, write_atomic, writing
+from ebmcli.checkpoint import FILE, Checkpoint, ModelConfig, save, versions
 from ebmcli.errors import EBMError, UsageError
 from ebmcli.networks import Shape, build, halvings
 from ebmcli.recipe import Recipe
+from ebmcli.storage.files import write_whole, writing
 
 USUAL = (28, 32, 64, 16, 128, 256)
 """Image sizes, px, of which the first that fits is taken where the weights fit several."""
@@ -249,8 +250,8 @@ def write_folder(found: Recognised, config: ModelConfig, folder: Path, recipe: s
         with writing(folder):
             folder.mkdir(parents=True, exist_ok=True)
         if recipe:
-            write_atomic(folder / "recipe.toml", recipe)
-        write_atomic(folder / "config.json", config.model_dump_json(indent=2) + "\n")
+            write_whole(folder / "recipe.toml", recipe)
+        write_whole(folder / "config.json", config.model_dump_json(indent=2) + "\n")
         return save(folder / FILE, found.weights, config, recipe=recipe)
     except EBMError:
         if made:
@@ -267,4 +268,4 @@ def write_pth(model: Checkpoint, path: Path) -> None:
     memory = io.BytesIO()
     state = {k: v.detach().cpu().clone() for k, v in model.potential.network.state_dict().items()}
     torch.save(state, memory)
-    write_atomic(path, memory.getvalue())
+    write_whole(path, memory.getvalue())

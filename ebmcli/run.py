@@ -24,9 +24,11 @@ from typing import Any, NamedTuple
 from safetensors.torch import save as to_bytes
 from torch import Tensor
 
-from ebmcli.checkpoint import FILE, read_tensors, write_atomic, writing
+from ebmcli.checkpoint import FILE
 from ebmcli.errors import EBMError
-from ebmcli.locks import LOCK, held, hold
+from ebmcli.storage.files import write_whole, writing
+from ebmcli.storage.locks import LOCK, held, hold
+from ebmcli.storage.tensors import read_tensors
 
 DIGITS = 6
 
@@ -66,7 +68,7 @@ class Run:
         except OSError as error:
             raise EBMError(f"cannot make the folder {folder}: {error.strerror}", "choose another --out") from error
         run = cls(folder)
-        write_atomic(folder / "recipe.toml", recipe)
+        write_whole(folder / "recipe.toml", recipe)
         # run.json is last: a folder that has it is a run.
         run.write_facts(facts)
         crash_point("created")
@@ -123,7 +125,7 @@ class Run:
 
     def write_facts(self, facts: dict[str, Any]) -> None:
         """Replace run.json."""
-        write_atomic(self.folder / "run.json", json.dumps(facts, indent=2) + "\n")
+        write_whole(self.folder / "run.json", json.dumps(facts, indent=2) + "\n")
 
     @property
     def recipe_path(self) -> Path:
@@ -164,9 +166,9 @@ class Run:
                 shutil.rmtree(left, ignore_errors=True)
             temporary.mkdir(parents=True)
             tensors = {k: v.detach().cpu().contiguous().clone() for k, v in state.items()}
-            write_atomic(temporary / "state.safetensors", to_bytes(tensors))
+            write_whole(temporary / "state.safetensors", to_bytes(tensors))
             crash_point("state-written")
-            write_atomic(temporary / "state.json", json.dumps({"update": update, **progress}) + "\n")
+            write_whole(temporary / "state.json", json.dumps({"update": update, **progress}) + "\n")
             os.replace(model, temporary / FILE)
             crash_point("before-rename")
             os.replace(temporary, final)
@@ -176,7 +178,7 @@ class Run:
 
     def finish(self, saved: Saved, keep: int) -> None:
         """What follows the newest checkpoint: its model is the run's, and older ones than `keep` go."""
-        write_atomic(self.folder / FILE, (saved.folder / FILE).read_bytes())
+        write_whole(self.folder / FILE, (saved.folder / FILE).read_bytes())
         for old in self.checkpoints()[:-keep]:
             shutil.rmtree(old.folder, ignore_errors=True)
 
@@ -218,7 +220,7 @@ class Run:
     def cut_metrics(self, update: int) -> None:
         """Leave only the lines up to `update`: what comes after will be made again."""
         lines = [json.dumps(r) + "\n" for r in self.metrics() if r["update"] <= update]
-        write_atomic(self.metrics_path, "".join(lines))
+        write_whole(self.metrics_path, "".join(lines))
 
 
 def whole_bank(model: Path) -> Tensor | None:

@@ -11,12 +11,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ebmcli.checkpoint import write_atomic
 from ebmcli.errors import EBMError, UsageError
 from ebmcli.media import plots
 from ebmcli.recipe import Recipe
 from ebmcli.recipe import load as load_recipe
 from ebmcli.run import Run
+from ebmcli.storage.files import write_whole
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -150,7 +150,7 @@ def begin(folder: Path, recipe: str, axes: Sequence[Axis], overrides: Sequence[s
     if folder.exists() and any(folder.iterdir()):
         raise EBMError(f"{folder} is not empty, and holds no sweep", "choose another --out")
     folder.mkdir(parents=True, exist_ok=True)
-    write_atomic(path, json.dumps(facts, indent=2) + "\n")
+    write_whole(path, json.dumps(facts, indent=2) + "\n")
 
 
 def state_of(folder: Path) -> tuple[str, int]:

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 from conftest import Ran
 
-from ebmcli.checkpoint import read_tensors
+from ebmcli.storage.tensors import read_tensors
 
 _forks = multiprocessing.get_context("forkserver")
 _forks.set_forkserver_preload(

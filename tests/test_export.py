@@ -11,8 +11,8 @@ from PIL import Image
 from quick import ebm, fails, metrics, recipe, trained
 
 import ebmcli
-from ebmcli.checkpoint import read_tensors
 from ebmcli.media import read_metadata
+from ebmcli.storage.tensors import read_tensors
 
 
 def test_a_folder_that_stands_alone(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> None:

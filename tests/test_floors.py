@@ -13,10 +13,10 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "ebmcli"
 
 FLOORS = {
-    0: "device errors locks types",
+    0: "device errors types storage.disk storage.files storage.locks",
     1: "trainer diagnostics chains sampler potential networks optimizers guard philox",
     2: "landscape evaluation longrun recipe checkpoint hub run learning diagnosis sweep preflight sampling card bench "
-    "data media models films convert foreign shortrun pretrained",
+    "data media models films convert foreign shortrun pretrained storage",
     3: "cli __main__",
 }
 FLOOR = {name: floor for floor, names in FLOORS.items() for name in names.split()}
@@ -50,9 +50,9 @@ MODULES = {module_name(path): path for path in FILES}
 
 
 def floor_of(module: str) -> int | None:
-    """The floor a module of ours is on; None for one that is on no floor (the package itself too)."""
-    parts = module.split(".")
-    return FLOOR.get(parts[1]) if len(parts) > 1 else None
+    """The floor a module of ours is on, by its own name or its folder's; None for one that is on no floor."""
+    parts = module.split(".")[1:]
+    return FLOOR.get(".".join(parts[:2]), FLOOR.get(parts[0])) if parts else None
 
 
 def is_low(module: str) -> bool:

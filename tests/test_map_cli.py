@@ -11,10 +11,10 @@ import pytest
 from PIL import Image
 from quick import Running, ebm, fails, trained
 
-from ebmcli.checkpoint import read_tensors
 from ebmcli.landscape.report import FILES
-from ebmcli.locks import hold
 from ebmcli.media import read_metadata
+from ebmcli.storage.locks import hold
+from ebmcli.storage.tensors import read_tensors
 
 SMALL = ("--samples", 5, "--steps", 0, "--quench", 40, "--trials", 1, "--neighbours", 1, "--temperature", 0.2)
 GMM = ("map", "gmm", *SMALL, "--alpha", 6, "--threads", 1)

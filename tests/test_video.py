@@ -350,7 +350,7 @@ def test_ctrl_c_leaves_nothing(tmp_path: Path, tmp_path_factory: pytest.TempPath
 
 def test_errors_of_the_system_are_ours(tmp_path: Path) -> None:
     """ENOSPC says that the disk is full."""
-    from ebmcli.media.files import replacing
+    from ebmcli.storage.files import replacing
 
     with pytest.raises(EBMError) as caught, replacing(tmp_path / "f.mp4"):
         raise OSError(errno.ENOSPC, "No space left on device")

@@ -173,9 +173,9 @@ def _begin(
 ) -> None:
     from dataclasses import asdict
 
-    from ebmcli.checkpoint import write_atomic
     from ebmcli.landscape.store import Folder
     from ebmcli.landscape.subject import first_states
+    from ebmcli.storage.files import write_whole
 
     folder = out or Path(f"{label(subject.name)}-map")
     _check_new(folder, force)
@@ -196,7 +196,7 @@ def _begin(
     except OSError as error:
         raise EBMError(f"cannot make the folder {folder}: {error.strerror}", "choose another --out") from error
     store = Folder(work, fresh=True)
-    write_atomic(work / "settings.json", jsonlib.dumps(facts, indent=1) + "\n")
+    write_whole(work / "settings.json", jsonlib.dumps(facts, indent=1) + "\n")
     _make(subject, first, settings, where, folder, store, batch_size, leaves, output)
 
 

@@ -34,8 +34,9 @@ def pull(
     if out is not None and out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise EBMError(f"{out} exists and is not empty", "choose another --out")
 
-    from ebmcli.checkpoint import FILE, load, write_atomic
+    from ebmcli.checkpoint import FILE, load
     from ebmcli.hub.pull import fetch
+    from ebmcli.storage.files import write_whole
 
     fetched = fetch(address, force=again, trusted=trust_code)
     model = load(fetched.path, trusted=trust_code)
@@ -46,9 +47,9 @@ def pull(
         except OSError as error:
             raise EBMError(f"cannot make the folder {out}: {error.strerror}", "choose another --out") from error
         # All from the one file that was checked: no other file of the repository is taken.
-        write_atomic(out / "config.json", jsonlib.dumps(c.model_dump(mode="json"), indent=2) + "\n")
-        write_atomic(out / "recipe.toml", model.recipe)
-        write_atomic(out / FILE, fetched.path.read_bytes())
+        write_whole(out / "config.json", jsonlib.dumps(c.model_dump(mode="json"), indent=2) + "\n")
+        write_whole(out / "recipe.toml", model.recipe)
+        write_whole(out / FILE, fetched.path.read_bytes())
     output.say(
         f"{address.repo} at {fetched.revision[:8]}: {c.image_size}×{c.image_size}×{c.channels}, {c.regime}, "
         f"{c.updates:,} updates, verdict: {c.verdict or 'not judged yet'}"

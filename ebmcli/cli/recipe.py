@@ -10,9 +10,10 @@ from typing import Annotated, Any
 import typer
 
 from ebmcli import recipe as recipes
-from ebmcli.errors import EBMError, UsageError
+from ebmcli.errors import UsageError
 from ebmcli.recipe import cost
 from ebmcli.recipe.checks import shown
+from ebmcli.storage.files import write_whole
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None, help="List, show, copy and check recipes.")
 
@@ -82,14 +83,7 @@ def copy(
             raise UsageError(f"{target} is the recipe itself", "name another file")
         if not force:
             raise UsageError(f"{target} is there already", "--force writes over it")
-    temporary = target.with_name(f".{target.name}.part")
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(target)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise EBMError(f"{target} cannot be written: {error.strerror}", "name another place") from error
+    write_whole(target, text)
     print(target)
 
 

@@ -121,11 +121,11 @@ def train(
 def _choose(source: str, device: str, keep: Path | None, overrides: list[str] | None, output: Output) -> Recipe:
     """A recipe for pictures that have none, shown, and kept in a file where that is asked for."""
     from ebmcli import device as devices
-    from ebmcli.checkpoint import write_atomic
     from ebmcli.cli.fetching import fetch
     from ebmcli.data.survey import survey
     from ebmcli.recipe import loads
     from ebmcli.recipe.suggest import suggest
+    from ebmcli.storage.files import write_whole
 
     if keep is not None and keep.exists():
         raise EBMError(f"{keep} is there already", "choose another --save-recipe")
@@ -138,7 +138,7 @@ def _choose(source: str, device: str, keep: Path | None, overrides: list[str] | 
     for line in text.splitlines():
         output.say(f"  {line}".rstrip())
     if keep is not None:
-        write_atomic(keep, text)
+        write_whole(keep, text)
         output.say(f"this recipe is kept in {keep}")
     return loads(text)
 
@@ -177,9 +177,9 @@ def _reopen(
     folder: Path, overrides: list[str] | None, data: str | None, device: str, backend: str
 ) -> tuple[Recipe, Run, dict[str, Any]]:
     """A begun run; only how long it learns and what it logs may be set anew."""
-    from ebmcli.checkpoint import write_atomic
     from ebmcli.recipe import load
     from ebmcli.run import Run
+    from ebmcli.storage.files import write_whole
 
     run = Run.open(folder)
     run.lock()
@@ -192,7 +192,7 @@ def _reopen(
             )
     settings = load(run.recipe_path, overrides or ())
     if overrides:
-        write_atomic(run.recipe_path, settings.dumps())
+        write_whole(run.recipe_path, settings.dumps())
     facts = run.facts
     if data is not None:
         facts["data_path"] = _absolute(data) or data

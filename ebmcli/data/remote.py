@@ -160,7 +160,7 @@ def _note(address: Address) -> Path:
 
 def _keep(address: Address, split: str, part: Part) -> None:
     """Note a part; parts of another commit go, so that splits belong together. A read-only cache stays as it is."""
-    from ebmcli.checkpoint import write_atomic
+    from ebmcli.storage.files import write_whole
 
     path = _note(address)
     try:
@@ -170,7 +170,7 @@ def _keep(address: Address, split: str, part: Part) -> None:
     same = {k: v for k, v in raw.items() if isinstance(v, dict) and v.get("revision") == part.revision}
     with suppress(OSError, EBMError):
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(path, json.dumps({"address": str(address), **same, split: part._asdict()}, indent=1) + "\n")
+        write_whole(path, json.dumps({"address": str(address), **same, split: part._asdict()}, indent=1) + "\n")
 
 
 def _find(address: Address, sha: str, split: str, progress: Progress | None) -> Part:

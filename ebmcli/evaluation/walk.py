@@ -28,6 +28,7 @@ from ebmcli.evaluation.features import Features
 from ebmcli.evaluation.mixing import Estimate, mean_of, memory
 from ebmcli.sampler import KERNELS, Kernel, Path, State, adapt, run
 from ebmcli.sampling import SampleSettings
+from ebmcli.storage.reading import parse_toml
 
 POINTS = 1000
 """Equally spaced steps at which every chain's energy is kept: enough for R-hat, and a megabyte at 10⁶ steps too."""
@@ -119,14 +120,12 @@ class WalkSettings:
 
 def _own_step_size(model: Checkpoint) -> float:
     """ε of the recipe's long runs, else of training."""
-    import tomllib
-
     try:
-        own = tomllib.loads(model.recipe).get("longrun", {}).get("step_size")
-    except tomllib.TOMLDecodeError:
-        own = None
-    if own:
-        return float(own)
+        own = float(parse_toml(model.recipe)["longrun"]["step_size"])
+    except (ValueError, KeyError, TypeError):  # a model from elsewhere may come with no recipe, or any text as one
+        own = 0.0
+    if 0 < own < math.inf:
+        return own
     if not model.config.noise:
         raise UsageError(
             f"{model.config.name} was learned without noise, so its step size is none for long chains",

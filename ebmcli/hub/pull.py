@@ -95,10 +95,10 @@ def _remember(kept: Fetched, name: str) -> None:
     note = refs / name
     try:
         if not note.is_file() or note.read_text() != kept.revision:
-            from ebmcli.checkpoint import write_atomic
+            from ebmcli.storage.files import write_whole
 
             note.parent.mkdir(parents=True, exist_ok=True)
-            write_atomic(note, kept.revision)
+            write_whole(note, kept.revision)
     except (OSError, EBMError):
         pass
 

@@ -18,10 +18,11 @@ from typing import Any
 from safetensors.torch import save as to_bytes
 from torch import Tensor
 
-from ebmcli.checkpoint import read_tensors, write_atomic, writing
 from ebmcli.landscape.travel import Arrival, Job
-from ebmcli.locks import LOCK, hold
 from ebmcli.run import crash_point
+from ebmcli.storage.files import write_whole, writing
+from ebmcli.storage.locks import LOCK, hold
+from ebmcli.storage.tensors import read_tensors
 
 
 class Store:
@@ -66,7 +67,7 @@ class Folder(Store):
             stage, start, target, trial, strength, *arrival = json.loads(line)
             self._known.setdefault(stage, {})[Job(start, target, trial, strength)] = Arrival(*arrival)
         if lines:  # a last line that was cut off must not run into the next one
-            write_atomic(self._path, "".join(f"{line}\n" for line in lines))
+            write_whole(self._path, "".join(f"{line}\n" for line in lines))
 
     def jobs(self, stage: str) -> dict[Job, Arrival]:
         """Finished jobs of a stage."""
@@ -92,7 +93,7 @@ class Folder(Store):
         """Replace the file of that name, whole or not at all."""
         whole = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
         content = to_bytes(whole, metadata={"facts": json.dumps(facts)})
-        write_atomic(self.folder / f"{name}.safetensors", content)
+        write_whole(self.folder / f"{name}.safetensors", content)
         crash_point(f"map-{name}-{facts.get('step', 0)}")
 
     def clear(self) -> None:

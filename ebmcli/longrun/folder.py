@@ -28,11 +28,12 @@ from torch import Tensor
 
 from ebmcli import media
 from ebmcli.chains import Purpose, Stream
-from ebmcli.checkpoint import read_tensors, write_atomic, writing
 from ebmcli.errors import EBMError
 from ebmcli.evaluation import Record, Walk, WalkSettings
-from ebmcli.locks import LOCK, hold
 from ebmcli.run import crash_point
+from ebmcli.storage.files import write_whole, writing
+from ebmcli.storage.locks import LOCK, hold
+from ebmcli.storage.tensors import read_tensors
 
 FACTS = "longrun.json"
 STATE = "state.safetensors"
@@ -134,7 +135,7 @@ class Folder:
 
     def write_facts(self, facts: dict[str, Any]) -> None:
         """Replace longrun.json."""
-        write_atomic(self.path / FACTS, json.dumps(facts, indent=2) + "\n")
+        write_whole(self.path / FACTS, json.dumps(facts, indent=2) + "\n")
 
     # Records
 
@@ -198,7 +199,7 @@ class Folder:
         path = self.path / METRICS
         with writing(path), open(path, "a") as file:
             os.fsync(file.fileno())  # the metrics reach the disk before the state that follows them
-        write_atomic(self.path / STATE, to_bytes(tensors, metadata={"step": str(state.step)}))
+        write_whole(self.path / STATE, to_bytes(tensors, metadata={"step": str(state.step)}))
         self._saved = time.monotonic()
         crash_point(f"state-{state.step}")
 
@@ -243,13 +244,13 @@ class Folder:
         return step
 
     def _cut(self, records: list[Record]) -> None:
-        write_atomic(self.path / METRICS, "".join(json.dumps(r.line()) + "\n" for r in records))
+        write_whole(self.path / METRICS, "".join(json.dumps(r.line()) + "\n" for r in records))
 
     # Result
 
     def write_result(self, result: dict[str, Any]) -> None:
         """Replace result.json."""
-        write_atomic(self.path / RESULT, json.dumps(result, indent=2) + "\n")
+        write_whole(self.path / RESULT, json.dumps(result, indent=2) + "\n")
 
     @property
     def result(self) -> dict[str, Any]:

@@ -7,14 +7,12 @@ seed, settings) is JSON with sorted keys: in a PNG as the text chunk `ebm`, in a
 
 from __future__ import annotations
 
-import contextlib
-import errno
 import io
 import json
 import os
 import re
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +22,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from ebmcli.errors import EBMError
 from ebmcli.media.grid import to_uint8
+from ebmcli.storage.files import write_whole
 
 KEY = "ebm"
 """Name of the PNG text chunk."""
@@ -198,38 +197,3 @@ def _array(images: Any) -> np.ndarray:
 def as_text(metadata: Mapping[str, Any]) -> str:
     """Metadata as JSON in ASCII, with sorted keys."""
     return json.dumps(dict(metadata), sort_keys=True, ensure_ascii=True, separators=(", ", ": "))
-
-
-@contextlib.contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A temporary name beside `path`, which becomes `path` at the end, or vanishes if anything goes wrong.
-
-    Raises:
-        EBMError: it is a folder, or cannot be written; what was there before is left as it was.
-    """
-    if path.is_dir():
-        raise EBMError(f"{path} is a folder, not a file", "give a file name in --out")
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield temporary
-        os.replace(temporary, path)
-    except OSError as error:
-        raise EBMError(
-            f"cannot write {path}: {error.strerror or error}",
-            "make room on the disk, or give another --out" if error.errno == errno.ENOSPC else "give another --out",
-        ) from None
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
-
-
-def write_whole(path: Path, content: bytes) -> Path:
-    """Write a file under a temporary name, making folders on the way, then rename it; returns its path.
-
-    Raises:
-        EBMError: it is a folder, or cannot be written; what was there before is left as it was.
-    """
-    with replacing(path) as temporary:
-        temporary.write_bytes(content)
-    return path

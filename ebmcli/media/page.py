@@ -15,7 +15,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from ebmcli.media.files import write_whole
+from ebmcli.storage.files import write_whole
 
 STYLE = """
 :root { color-scheme: light dark; --ink: #1d1d1f; --soft: #63636b; --line: #dededf; --paper: #ffffff; --tint: #f5f5f6;

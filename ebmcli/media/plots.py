@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image
 
 from ebmcli.errors import UsageError
-from ebmcli.media.files import save_png, write_whole
+from ebmcli.media.files import save_png
+from ebmcli.storage.files import write_whole
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -18,7 +18,8 @@ from PIL import Image
 
 from ebmcli.errors import EBMError, UsageError
 from ebmcli.media.animation import Apng, Gif, Webp, Writer
-from ebmcli.media.files import as_text, replacing
+from ebmcli.media.files import as_text
+from ebmcli.storage.files import replacing
 
 _CRF = "19"
 """Quality of H.264, 0 (lossless) to 51; 18 to 20 cannot be told from the source at a normal distance."""

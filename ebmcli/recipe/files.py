@@ -13,9 +13,10 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from ebmcli.errors import UsageError
+from ebmcli.errors import EBMError, UsageError
 from ebmcli.recipe.checks import shown
 from ebmcli.recipe.sections import Recipe
+from ebmcli.storage.reading import LARGEST_RECIPE, parse_toml, read_bytes
 
 _PACKAGE = Path(__file__).resolve().parent.parent
 _FOLDERS = (_PACKAGE / "recipes", _PACKAGE.parent / "recipes")
@@ -76,9 +77,9 @@ def read(address: str | Path) -> str:
     """
     path = find(address)
     try:
-        return path.read_bytes().decode("utf-8-sig")
-    except OSError as error:
-        raise UsageError(f"recipe {address} cannot be read: {error.strerror}") from error
+        return read_bytes(path, LARGEST_RECIPE).decode("utf-8-sig")
+    except EBMError as error:
+        raise UsageError(f"recipe {address} cannot be read: {error.message}", error.hint) from error
     except UnicodeDecodeError as error:
         raise UsageError(
             f"recipe {address} is not text: byte {error.start} is not UTF-8",
@@ -107,7 +108,7 @@ def loads(text: str, where: str = "text", overrides: Sequence[str] = ()) -> Reci
 
 def _parse(text: str, where: str, overrides: Sequence[str]) -> Recipe:
     try:
-        raw = tomllib.loads(text)
+        raw = parse_toml(text)
     except tomllib.TOMLDecodeError as error:
         raise _syntax(text, where, error) from None
     lines, changed = _override(raw, overrides)
@@ -168,7 +169,7 @@ def _override(raw: dict[str, Any], overrides: Sequence[str]) -> tuple[list[str],
 def _value(text: str) -> Any:
     """A TOML value; text that is none is a string, unless it begins like a quoted one or a list."""
     try:
-        parsed = tomllib.loads(f"value = {text}")
+        parsed = parse_toml(f"value = {text}")
     except tomllib.TOMLDecodeError:
         if text[0] in "\"'[{":
             raise ValueError(f"{text} is no TOML value") from None
@@ -183,7 +184,8 @@ def _syntax(text: str, where: str, error: tomllib.TOMLDecodeError) -> UsageError
     reason = re.sub(r"\s*\(at .*\)$", "", message)
     reason = reason[:1].lower() + reason[1:]
     if place is None:
-        return UsageError(f"recipe {where} is not valid TOML at its end: {reason}", _HINT)
+        end = " at its end" if "end of document" in message else ""
+        return UsageError(f"recipe {where} is not valid TOML{end}: {reason}", _HINT)
     row, column = int(place[1]), int(place[2])
     lines = text.replace("\r\n", "\n").split("\n")
     source = lines[row - 1] if row <= len(lines) else ""

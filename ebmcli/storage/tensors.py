@@ -1,0 +1,74 @@
+"""Tensors in safetensors files: written whole, the same bytes for the same content, and read with checks (floor 2)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as to_bytes
+from torch import Tensor
+
+from ebmcli.errors import EBMError
+
+AGAIN = "get the file again"
+
+
+def pack(tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> bytes:
+    """A safetensors file's content; its header's keys are sorted, so that equal content is equal bytes."""
+    # A copy each: safetensors refuses tensors that share memory (tied weights, buffers of both kinds).
+    own = {k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}
+    content = to_bytes(own, metadata=dict(metadata) if metadata else None)
+    length = int.from_bytes(content[:8], "little")
+    header = json.dumps(json.loads(content[8 : 8 + length]), sort_keys=True, separators=(",", ":")).encode()
+    header = header.ljust(-(-len(header) // 8) * 8)
+    return len(header).to_bytes(8, "little") + header + content[8 + length :]
+
+
+def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors, on the CPU, and metadata of a safetensors file.
+
+    Raises:
+        EBMError: it cannot be read; the message says what the file is instead, where that is plain.
+    """
+    if not path.is_file():
+        raise EBMError(f"no checkpoint at {path}", "expected a safetensors file")
+    try:
+        with open(path, "rb") as file:
+            head = file.read(10)
+    except OSError as error:
+        raise EBMError(f"{path} cannot be read: {error.strerror}", "check its permissions") from error
+    if not head:
+        raise EBMError(f"{path} is empty", AGAIN)
+    # A safetensors file begins with its header's length, which may begin like a pickle; the header itself tells.
+    if head[8:9] != b"{" and (head[:1] == b"\x80" or head[:2] == b"PK"):
+        raise EBMError(
+            f"{path} is a pickle, which can run code when read and is never opened",
+            "expected a safetensors file written by ebm",
+        )
+    try:
+        with safe_open(path, framework="pt") as opened:
+            return {k: opened.get_tensor(k) for k in opened.keys()}, opened.metadata() or {}  # noqa: SIM118
+    except (SafetensorError, OSError, ValueError, TypeError, AttributeError, KeyError, RuntimeError) as error:
+        # The library names types that torch may not have, and counts beyond what it can hold.
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise EBMError(f"{path} is not a whole safetensors file: {reason}", AGAIN) from error
+
+
+def not_finite(tensors: Mapping[str, Tensor]) -> str | None:
+    """The name of the first tensor that holds NaN or an infinite number; None where all are finite."""
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        # The least and the largest are NaN where anything is; no tensor of flags as large as the weights is made.
+        if tensor.is_floating_point() and tensor.numel() and not bool(torch.isfinite(_ends(tensor)).all()):
+            return name
+    return None
+
+
+def _ends(tensor: Tensor) -> Tensor:
+    """Least and largest number of a tensor; of types that torch cannot compare, as float32."""
+    if tensor.dtype not in (torch.float64, torch.float32, torch.float16, torch.bfloat16):
+        tensor = tensor.float()
+    return torch.stack(tensor.aminmax())
