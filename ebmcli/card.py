@@ -10,7 +10,7 @@ from typing import Any
 from ebmcli import diagnosis, media
 from ebmcli.checkpoint import FILE, Checkpoint, load, save
 from ebmcli.errors import EBMError
-from ebmcli.hub import parse
+from ebmcli.hub import Address, parse
 from ebmcli.run import Run
 from ebmcli.sampling import SampleSettings, metadata, sample
 from ebmcli.storage.files import write_whole
@@ -21,8 +21,8 @@ LAST = 500
 """Records that the summary of the metrics looks back on."""
 SERIES = 1000
 """Records whose series go with the model, for `ebm diagnose`."""
-FILES = (FILE, "config.json", "recipe.toml", "metrics.json", "README.md", "samples.png", "bank.png")
-"""What a folder may hold; `bank.png` for models that keep a bank only."""
+FILES = (FILE, "config.json", "recipe.toml", "metrics.json", "README.md", "samples.png", "bank.png", "verdict.json")
+"""What a folder may hold: `bank.png` for models that keep a bank only, `verdict.json` where a long run judged it."""
 
 REGIMES = {
     "non-convergent": "It was learned with short chains (non-convergent learning): {steps} steps from {start} give "
@@ -131,7 +131,8 @@ def _without_paths(recipe: str) -> str:
     source = str(document.get("data", {}).get("source", ""))
     if not source.startswith(("/", ".", "~", "\\")) and ":" not in source:
         return recipe
-    return recipe.replace(json.dumps(source)[1:-1], Path(source.replace("\\", "/")).name or "images")
+    name = str(_data_set(source) or Path(source.replace("\\", "/")).name or "images")
+    return recipe.replace(json.dumps(source)[1:-1], name)
 
 
 def _summary(source: Path, update: int) -> dict[str, Any]:
@@ -259,10 +260,18 @@ def _metadata(model: Checkpoint, licence: str | None) -> str:
         rows["pipeline_tag"] = "unconditional-image-generation"
     if licence:
         rows["license"] = licence
-    address = parse(c.data)
+    address = _data_set(c.data)
     if address is not None:
         rows["datasets"] = [address.repo]
     return "".join(f"{key}: {json.dumps(value, ensure_ascii=False)}\n" for key, value in rows.items())
+
+
+def _data_set(source: str) -> Address | None:
+    """The data set of the Hub that a model says it was learned from, as far as that makes sense."""
+    try:
+        return parse(source, "dataset")
+    except EBMError:  # the address of something else: a model's own words are not ours to refuse
+        return None
 
 
 def _learned(summary: dict[str, Any]) -> str:

@@ -49,9 +49,15 @@ def load(model: str | Path | None = None, **options: Any) -> Checkpoint:
 
 
 def is_model(model: str) -> bool:
-    """Whether MODEL means a model that is there, or a repository of the Hub, which is not asked for this."""
+    """Whether MODEL means a model that is there, or a repository of the Hub, which is not asked for this.
+
+    Raises:
+        UsageError: it is a URL, and not one of a model on the Hub.
+    """
+    if parse(model) is not None:
+        return True
     try:
-        return parse(model) is not None or find(model).is_file()
+        return find(model).is_file()
     except EBMError:
         return False
 
@@ -89,10 +95,11 @@ def look_up(model: str | Path | None = None, trusted: bool = False) -> Found:
 
 
 def label(name: str) -> str:
-    """What files made from a model are called, where the user does not say: by its run, folder or file."""
+    """What files made from a model are called, where the user does not say: by its run, folder, file or repository."""
     path = Path(name)
     if not path.exists():
-        return path.name
+        address = parse(name)
+        return path.name if address is None else str(address).partition("/")[2].replace("/", "-")
     path = path.resolve()
     return path.name if path.is_dir() else path.parent.name if path.name == FILE else path.stem
 

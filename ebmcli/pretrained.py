@@ -160,12 +160,12 @@ class Potential(potential.Potential):
         from ebmcli.hub.push import plan, push
 
         if "/" not in repo_id:
-            repo_id = f"{client.attempt('the login', client.api(token).whoami)['name']}/{repo_id}"
+            repo_id = f"{client.ask('the login', lambda: client.api(token).whoami()['name'])}/{repo_id}"
         address = parse(repo_id)
         if address is None or address.revision:
             raise EBMError(f"{repo_id!r} is no repository: expected user/name", "a branch goes into branch=")
         with tempfile.TemporaryDirectory(prefix="ebm-push-") as temporary:
-            folder = Path(temporary) / repo_id.partition("/")[2]
+            folder = Path(temporary) / address.repo.partition("/")[2]
             options = {"address": address.repo, **(model_card_kwargs or {})}
             self.save_pretrained(folder, config=config, model_card_kwargs=options)
             steps = plan(folder, Address(address.repo, branch), private=private, token=token)

@@ -1,7 +1,8 @@
 """Loopback, in-memory stand-in for the Hugging Face Hub (standard library only).
 
 Speaks what huggingface_hub and datasets call with HF_HUB_DISABLE_XET=1, and fails on request: `hub.fault(...)` makes
-matching requests answer with a status, half a body, or slowly, a number of times.
+matching requests answer with a status, half a body, slowly, or as something else would that answers in the Hub's
+place, a number of times.
 """
 
 from __future__ import annotations
@@ -47,6 +48,16 @@ class Fault:
     drop: bool = False
     times: int = 1
     headers: tuple[tuple[str, str], ...] = ()
+    body: bytes | None = None
+    """an answer with this body, and with these headers only; status 200 where none is given"""
+
+
+PAGE: dict[str, Any] = {
+    "body": b"<!DOCTYPE html><html><body>Please sign in to this network</body></html>",
+    "headers": (("Content-Type", "text/html"),),
+    "times": 99,
+}
+"""What the page of a hotel, or of a proxy, answers to everything."""
 
 
 class Hub(ThreadingHTTPServer):
@@ -173,6 +184,16 @@ class Handler(BaseHTTPRequestHandler):
                     return fault
         return None
 
+    def answer(self, verb: str, fault: Fault) -> None:
+        """The fault's own answer, without a header of the Hub's."""
+        body = fault.body or b""
+        self.send_response(fault.status or 200)
+        for name, value in (("Content-Length", str(len(body))), *fault.headers):
+            self.send_header(name, value)
+        self.end_headers()
+        if verb != "HEAD":
+            self.wfile.write(body)
+
     def fail(self, status, code, msg, head=False, **h):
         self.reply(status, {"error": msg}, headers={"X-Error-Code": code, "X-Error-Message": msg, **h}, head=head)
 
@@ -229,6 +250,8 @@ class Handler(BaseHTTPRequestHandler):
         if self.fault and self.fault.drop:
             self.close_connection = True
             return
+        if self.fault and self.fault.body is not None:
+            return self.answer(verb, self.fault)
         if self.fault and self.fault.status:
             return self.fail(self.fault.status, "", "told to fail", verb == "HEAD", **dict(self.fault.headers))
         with s.lock if not self.fault else threading.Lock():

@@ -9,12 +9,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import run_python
 from hub_server import Hub, online
 from PIL import Image
 from quick import ebm, fails, trained
 
+from ebmcli import models
 from ebmcli.card import FILES
 from ebmcli.checkpoint import FILE
+from ebmcli.data import remote
+from ebmcli.errors import UsageError
 from ebmcli.hub import Address, parse
 from ebmcli.media import read_metadata
 
@@ -50,7 +54,7 @@ def test_push_delete_pull_sample(
     assert "uploading 7 files" in said
     assert all(f" {len(data):,}  {name}" in said for name, data in hub.files("tester/tiny").items())
     sent = hub.files("tester/tiny")
-    assert set(sent) == set(FILES)
+    assert set(sent) == set(FILES) - {"verdict.json"}
     assert hub.commits("tester/tiny") == 1
     for name, data in sent.items():
         assert str(tmp_path_factory.getbasetemp()).encode() not in data, name
@@ -95,7 +99,7 @@ def test_dry_run_branch_and_pull_request(hub: Hub, model: Path, tmp_path: Path) 
     assert "would upload 7 files" in dry.stderr
     assert not hub.repos
     online(hub, "push", model, "tester/tiny", "--revision", "trial", "--quiet", cwd=tmp_path, check=0)
-    assert set(hub.files("tester/tiny", revision="trial")) == set(FILES)
+    assert set(hub.files("tester/tiny", revision="trial")) == set(FILES) - {"verdict.json"}
     assert not hub.files("tester/tiny")
     told = online(hub, "push", model, "tester/tiny", "--pr", "--json", cwd=tmp_path, check=0)
     assert json.loads(told.stdout)["url"].endswith("/discussions/1")
@@ -207,6 +211,7 @@ else:
         ("ann/tiny", Address("ann/tiny")),
         ("ann/tiny@v1.0", Address("ann/tiny", "v1.0")),
         ("ann/tiny@refs/pr/1", Address("ann/tiny", "refs/pr/1")),
+        ("  ann/tiny/ ", Address("ann/tiny")),
         ("ann/../tiny", None),
         ("../tiny", None),
         ("ann/tiny@../../x", None),
@@ -217,7 +222,106 @@ else:
         ("ann\\tiny", None),
         ("ann/ti ny", None),
         ("tiny", None),
+        ("C:/models/tiny", None),
+        ("datasets/ann/tiny", None),
     ],
 )
 def test_addresses(text: str, address: Address | None) -> None:
     assert parse(text) == address
+
+
+@pytest.mark.parametrize(
+    ("url", "revision"),
+    [
+        ("https://huggingface.co/ann/tiny", None),
+        (" https://huggingface.co/ann/tiny/ ", None),
+        ("HTTP://WWW.HuggingFace.co:443/ann/tiny.git", None),
+        ("https:/huggingface.co/ann/tiny?library=ebmcli#usage", None),
+        ("https://ann:secret@huggingface.co/ann/tiny/discussions/3", None),
+        ("https://huggingface.co/ann/tiny/tree/main", "main"),
+        ("https://huggingface.co/ann/tiny/tree/refs%2Fpr%2F1", "refs/pr/1"),
+        ("https://huggingface.co/ann/tiny/blob/refs/pr/1/README.md", "refs/pr/1"),
+        ("https://huggingface.co/ann/tiny/resolve/v1/model.safetensors?download=true", "v1"),
+        ("https://huggingface.co/api/models/ann/tiny", None),
+        ("https://hub.example:8080/mirror/ann/tiny/tree/v1", "v1"),
+        ("huggingface.co/ann/tiny", None),
+        ("hf.co/ann/tiny/tree/v1", "v1"),
+        ("git@hf.co:ann/tiny", None),
+        ("hf://ann/tiny", None),
+        ("hf://models/ann/tiny@v1/model.safetensors", "v1"),
+    ],
+)
+def test_urls_of_models(url: str, revision: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What browsers, git and hf write for a repository; for data each has a hint."""
+    monkeypatch.setenv("HF_ENDPOINT", "https://hub.example:8080/mirror/")
+    assert parse(url) == Address("ann/tiny", revision)
+    with pytest.raises(UsageError, match="a model of the Hub, and data is wanted") as caught:
+        parse(url, "dataset")
+    assert "ebm sample ann/tiny" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "https://huggingface.co/datasets/ann/tiny",
+        "huggingface.co/datasets/ann/tiny/viewer/default/train",
+        "https://huggingface.co/datasets/ann/tiny/blob/main/data/train-0.parquet",
+        "hf://datasets/ann/tiny@main/data/*.parquet",
+        "git@hf.co:datasets/ann/tiny",
+    ],
+)
+def test_urls_of_data(url: str) -> None:
+    address = remote.address_of(url)
+    assert address is not None
+    assert address.repo == "ann/tiny"
+    with pytest.raises(UsageError, match="a data set of the Hub, and a model is wanted") as caught:
+        models.look_up(url)
+    assert "ebm data show ann/tiny" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("http://example.com/x.safetensors?token=secret", "download it"),
+        ("https://ann:secret@example.com/ann/tiny", "download it"),
+        ("https://huggingface.co.example.com/ann/tiny", "download it"),
+        ("https://huggingface.co@example.com/ann/tiny", "download it"),
+        ("http://[::1/x", "download it"),
+        ("s3://bucket/x", "download it"),
+        ("file:///tmp/my%20model.safetensors", "give /tmp/my model.safetensors"),
+        ("https://huggingface.co/spaces/ann/tiny", "user/name"),
+        ("https://huggingface.co/ann", "user/name"),
+        ("https://huggingface.co/ann/tiny/tree/..%2F..", "user/name"),
+        ("hf://", "user/name"),
+        ("https://huggingface.co/ann/tiny/blob/main/other.safetensors", "give ann/tiny@main"),
+    ],
+)
+def test_other_urls_are_refused(url: str, said: str) -> None:
+    """As a model, as data and as a target; nothing secret in them is repeated."""
+    with pytest.raises(UsageError) as caught:
+        models.look_up(url)
+    assert said in caught.value.hint
+    assert "secret" not in caught.value.message + caught.value.hint
+
+
+def test_files_are_named_after_the_repository() -> None:
+    assert models.label("https://huggingface.co/ann/tiny/tree/refs%2Fpr%2F1") == "tiny@refs-pr-1"
+    assert models.label("ann/tiny") == "tiny"
+
+
+def test_the_verdict_of_a_long_run_is_pushed(hub: Hub, model: Path, tmp_path: Path) -> None:
+    """Whatever a model folder may hold goes with it."""
+    shutil.copytree(model, tmp_path / "judged")
+    (tmp_path / "judged" / "verdict.json").write_text('{"steps": 40}\n')
+    (tmp_path / "judged" / "notes.txt").write_text("for nobody else")
+    env = hub.env(tmp_path / "hf")
+    code = f"""
+from pathlib import Path
+from ebmcli.hub import Address
+from ebmcli.hub.push import plan, push
+steps = plan(Path({str(tmp_path / "judged")!r}), Address("tester/judged"))
+push(steps, message="judged")
+"""
+    run_python("-c", code, env=env, check=0)
+    assert hub.files("tester/judged")["verdict.json"] == b'{"steps": 40}\n'
+    assert "notes.txt" not in hub.files("tester/judged")

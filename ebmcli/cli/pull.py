@@ -54,7 +54,7 @@ def pull(
         f"{address.repo} at {fetched.revision[:8]}: {c.image_size}×{c.image_size}×{c.channels}, {c.regime}, "
         f"{c.updates:,} updates, verdict: {c.verdict or 'not judged yet'}"
     )
-    output.say(f"next: ebm sample {out or repo}")
+    output.say(f"next: ebm sample {out or address}")
     output.result(
         {
             "repo": address.repo,

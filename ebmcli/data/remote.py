@@ -20,9 +20,9 @@ from ebmcli.data.bundled import bundled
 from ebmcli.data.sets import public
 from ebmcli.data.source import SPLITS, Source
 from ebmcli.data.toys import TOYS
-from ebmcli.errors import EBMError, Exit
+from ebmcli.errors import EBMError
 from ebmcli.hub import client
-from ebmcli.hub.client import Address, parse
+from ebmcli.hub.address import Address, parse
 
 if TYPE_CHECKING:
     from ebmcli.data.source import Item
@@ -54,13 +54,17 @@ class Part(NamedTuple):
 
 
 def address_of(source: str | Path) -> Address | None:
-    """The Hub's address that `source` means; None for a bundled set, a toy, or a path that is there."""
+    """The Hub's address that `source` means; None for a bundled set, a toy, or a path.
+
+    Raises:
+        UsageError: it is a URL, and not one of a data set on the Hub.
+    """
     name = str(source)
     if name in bundled() or name in TOYS or Path(name).expanduser().exists():
         return None
     short, at, revision = name.partition("@")
     known = public(short)
-    return parse(known.repo + at + revision if known else name)
+    return parse(known.repo + at + revision if known else name, "dataset")
 
 
 def known(address: Address, split: str) -> Part | None:
@@ -88,7 +92,8 @@ def fetch(address: Address, split: str, progress: Progress | None = None, again:
         address: of the set; without a revision, its newest commit is taken, and kept from then on.
         split: "train", "test", or a name of the set's own.
         progress: called while downloading.
-        again: ask the Hub even if it was fetched before, for its newest commit.
+        again: ask the Hub even if it was fetched before, for its newest commit; where it cannot be reached, what
+            was fetched serves, and that is said.
 
     Raises:
         EBMError: exit code 4: no such set, no access, no network; exit code 1: no such split or image column,
@@ -98,20 +103,23 @@ def fetch(address: Address, split: str, progress: Progress | None = None, again:
     if part is not None and not again and _whole(part):
         return part
     if client.offline():
-        raise EBMError(
+        raise client.HubError(
             f"the data set {address} is not in the cache, and HF_HUB_OFFLINE allows no network",
             f"fetch it once with network: ebm data fetch {address.repo}; or give local files with --data PATH",
-            code=Exit.HUB,
         )
     if part is not None and not again:
         _download(part, progress)
         return part
-    info = client.attempt(f"data set {address}", client.api().dataset_info, address.repo, revision=address.revision)
-    if not client.is_commit(str(info.sha)):
-        raise EBMError(f"the Hub names no commit for the data set {address}", "try again later", code=Exit.HUB)
-    part = client.attempt(f"data set {address}", _find, address, str(info.sha), split, progress)
-    _keep(address, split, part)
-    return part
+    try:
+        sha = client.commit_of(address, "dataset")
+        found = client.attempt(f"data set {address}", _find, address, sha, split, progress)
+    except client.HubError as error:
+        if not error.passing or part is None or not _whole(part):
+            raise
+        log.warning(f"{error.message}; the copy of {part.revision[:8]} in the cache serves")
+        return part
+    _keep(address, split, found)
+    return found
 
 
 def open_remote(address: Address, split: str, progress: Progress | None = None) -> Source:
@@ -217,10 +225,12 @@ def _builder(repo: str, sha: str) -> Any:
     datasets = _datasets(repo)
     try:
         return datasets.load_dataset_builder(repo, revision=sha)
-    except ValueError as error:  # several configurations, of which one must be named
-        raise _unreadable(repo, error) from error
-    except (datasets.exceptions.DatasetNotFoundError, datasets.exceptions.DataFilesNotFoundError) as error:
-        if client._status(error) is not None:  # the Hub's failures are explained as such
+    except (
+        ValueError,  # several configurations, of which one must be named
+        datasets.exceptions.DatasetNotFoundError,
+        datasets.exceptions.DataFilesNotFoundError,
+    ) as error:
+        if isinstance(client.explain(error, repo), client.HubError):  # the Hub's failures are explained as such
             raise
         raise _unreadable(repo, error) from error
 
@@ -266,10 +276,9 @@ def _generic(part: Part, n: int) -> Iterator[Item]:
 
 def _fetch_again(part: Part, progress: Progress | None) -> None:
     if client.offline():
-        raise EBMError(
+        raise client.HubError(
             f"files of the data set {part.repo} are gone from the cache, and HF_HUB_OFFLINE allows no network",
             f"fetch it once with network: ebm data fetch {part.repo}",
-            code=Exit.HUB,
         )
     _download(part, progress)
 
@@ -307,10 +316,12 @@ def _download(part: Part, progress: Progress | None) -> None:
     api = client.api()
     what = f"data set {part.repo}"
     place: dict[str, Any] = {"repo_type": "dataset", "revision": part.revision}
-    sizes = {
-        entry.path: int(getattr(entry, "size", 0))
-        for entry in client.attempt(what, api.get_paths_info, part.repo, list(part.files), **place)
-    }
+
+    def told() -> dict[str, int]:
+        listed = api.get_paths_info(part.repo, list(part.files), **place)
+        return {entry.path: int(getattr(entry, "size", 0)) for entry in listed}
+
+    sizes = client.ask(what, told)
     missing = [name for name in part.files if not _cached(part, name)]
     total, need = sum(sizes.values()), sum(sizes.get(name, 0) for name in missing)
     if not missing:
@@ -336,7 +347,7 @@ def _download(part: Part, progress: Progress | None) -> None:
     bar = {"tqdm_class": _counting(count)} if "tqdm_class" in inspect.signature(api.hf_hub_download).parameters else {}
     for name in missing:
         before = done
-        client.attempt(what, api.hf_hub_download, part.repo, name, **place, **bar)
+        client.ask(what, api.hf_hub_download, part.repo, name, **place, **bar)
         count(before + sizes.get(name, 0) - done)
 
 

@@ -3,6 +3,7 @@
 Importing this package imports neither huggingface_hub nor torch.
 """
 
-from ebmcli.hub.client import Address, Fetched, parse
+from ebmcli.hub.address import Address, parse
+from ebmcli.hub.client import Fetched
 
 __all__ = ["Address", "Fetched", "parse"]

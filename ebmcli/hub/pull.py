@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from ebmcli.checkpoint import FILE, examine
-from ebmcli.errors import EBMError, Exit
+from ebmcli.errors import EBMError
 from ebmcli.hub import client
-from ebmcli.hub.client import Address, Fetched
+from ebmcli.hub.address import Address
+from ebmcli.hub.client import Fetched
 
 log = logging.getLogger("ebmcli.hub")
 
@@ -39,36 +40,38 @@ def fetch(
         EBMError: exit code 4: no such repository or revision, no access, no network, not in the cache;
             exit code 1: its file is not a model, or the cache cannot be written.
     """
-    api = client.api(token)
-    place: dict[str, Any] = {"repo_id": address.repo, "filename": FILE, "cache_dir": cache_dir}
     if client.offline() or local_only:
         kept = cached(address, cache_dir)
         if kept is None:
             raise client.absent(str(address))
         return kept
     try:
-        info = client.attempt(str(address), api.model_info, address.repo, revision=address.revision)
-        sha = str(info.sha)
-        if not client.is_commit(sha):
-            raise EBMError(f"the Hub names no commit for {address}", "try again later", code=Exit.HUB)
-        pinned = Address(address.repo, sha)
-        kept = cached(pinned, cache_dir)
-        if kept is None or force:
-            size = _size(api, address, sha)
-            _look(api, address, sha, size, trusted)
-            log.info(f"downloading {address}: {size / 1e6:,.1f} MB")
-    except EBMError as error:
+        sha = client.commit_of(address, token=token)
+        kept = None if force else cached(Address(address.repo, sha), cache_dir)
+        if kept is None:
+            kept = _download(address, sha, token, cache_dir, force, trusted)
+    except client.HubError as error:
         kept = cached(address, cache_dir)
-        if error.code != Exit.HUB or kept is None or not _passing(error):
+        if not error.passing or kept is None:
             raise
         log.warning(f"{error.message}; the copy of {kept.revision[:8]} in the cache serves")
         return kept
-    if kept is None or force:
-        path = client.attempt(str(address), api.hf_hub_download, **place, revision=sha, force_download=force)
-        kept = Fetched(_inside(Path(path)), address.repo, sha)
     # The name of the revision is kept in the cache too, so that it is found there without network.
     _remember(kept, address.revision or "main")
     return kept
+
+
+def _download(
+    address: Address, sha: str, token: str | bool | None, cache_dir: str | Path | None, force: bool, trusted: bool
+) -> Fetched:
+    """Look at the header of the file at a commit, then bring the file into the cache."""
+    api = client.api(token)
+    size = _size(api, address, sha)
+    _look(api, address, sha, size, trusted)
+    log.info(f"downloading {address}: {size / 1e6:,.1f} MB")
+    place: dict[str, Any] = {"repo_id": address.repo, "filename": FILE, "cache_dir": cache_dir, "revision": sha}
+    path = client.ask(str(address), api.hf_hub_download, **place, force_download=force)
+    return Fetched(_inside(Path(path)), address.repo, sha)
 
 
 def cached(address: Address, cache_dir: str | Path | None = None) -> Fetched | None:
@@ -80,11 +83,6 @@ def cached(address: Address, cache_dir: str | Path | None = None) -> Fetched | N
         return None
     path = _inside(Path(found))
     return Fetched(path, address.repo, path.parent.name)
-
-
-def _passing(error: EBMError) -> bool:
-    """Whether the failure says nothing of the repository itself: the network's, or a fault of the Hub."""
-    return any(word in error.message for word in ("cannot be reached", "fault of its own", "(429)"))
 
 
 def _remember(kept: Fetched, name: str) -> None:
@@ -112,12 +110,15 @@ def _inside(path: Path) -> Path:
 
 
 def _size(api: Any, address: Address, sha: str) -> int:
-    found = client.attempt(str(address), api.get_paths_info, address.repo, [FILE], revision=sha)
-    if not found:
-        raise EBMError(
-            f"{address} holds no {FILE}: it is no model of ebm's", "ebm models --hub lists those", code=Exit.HUB
-        )
-    size = int(found[0].size)
+    """Bytes of the model file, as the Hub tells."""
+
+    def told() -> int | None:
+        found = api.get_paths_info(address.repo, [FILE], revision=sha)
+        return int(found[0].size) if found else None
+
+    size = client.ask(str(address), told)
+    if size is None:
+        raise client.HubError(f"{address} holds no {FILE}: it is no model of ebm's", "ebm models --hub lists those")
     if size > LARGEST:
         raise EBMError(
             f"{address} has a model of {size / 1e9:,.1f} GB, more than the {LARGEST / 1e9:,.1f} GB that are taken",
@@ -134,13 +135,15 @@ def _look(api: Any, address: Address, sha: str, size: int, trusted: bool) -> Non
         try:
             return api.parse_safetensors_file_metadata(address.repo, FILE, revision=sha)
         except (SafetensorsParsingError, RecursionError) as error:
+            if _is_page(api, address, sha):
+                raise client.answered_by_another(str(address)) from error
             raise EBMError(
                 f"{where} is not a safetensors file with a sound header", "ebm models --hub lists models of ebm's"
             ) from error
 
     from huggingface_hub.errors import SafetensorsParsingError
 
-    found = client.attempt(str(address), header)
+    found = client.ask(str(address), header)
     try:
         shapes = {name: tuple(int(n) for n in tensor.shape) for name, tensor in found.tensors.items()}
         end = max((int(tensor.data_offsets[1]) for tensor in found.tensors.values()), default=0)
@@ -152,3 +155,13 @@ def _look(api: Any, address: Address, sha: str, size: int, trusted: bool) -> Non
             "ebm models --hub lists models of ebm's",
         )
     examine(where, dict(found.metadata or {}), shapes, trusted)
+
+
+def _is_page(api: Any, address: Address, sha: str) -> bool:
+    """Whether the file comes as a page for people, which the Hub itself never sends for a file."""
+    from huggingface_hub import hf_hub_url
+    from huggingface_hub.utils import build_hf_headers, get_session
+
+    url = hf_hub_url(address.repo, FILE, revision=sha, endpoint=api.endpoint)
+    headers = {**build_hf_headers(token=api.token), "Range": "bytes=0-99"}
+    return "html" in get_session().get(url, headers=headers).headers.get("content-type", "").lower()

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ebmcli.card import FILES
-from ebmcli.errors import EBMError, Exit
+from ebmcli.errors import EBMError
 from ebmcli.hub import client
-from ebmcli.hub.client import Address
+from ebmcli.hub.address import Address
 
 
 class Entry(NamedTuple):
@@ -53,9 +53,7 @@ def plan(folder: Path, address: Address, *, private: bool | None = None, token: 
     """
     paths = [folder / name for name in FILES if (folder / name).is_file()]
     if client.offline():
-        raise EBMError(
-            f"HF_HUB_OFFLINE allows no network, so {address.repo} cannot be compared", "unset it", code=Exit.HUB
-        )
+        raise client.HubError(f"HF_HUB_OFFLINE allows no network, so {address.repo} cannot be compared", "unset it")
     api = client.api(token)
     there, exists = _there(api, address, private, [path.name for path in paths])
     entries = tuple(Entry(path, path.stat().st_size, _state(path, there.get(path.name))) for path in paths)
@@ -86,16 +84,16 @@ def push(
     from huggingface_hub import CommitOperationAdd, get_token
 
     if token is False or not (token or get_token()):
-        raise EBMError(f"nobody is logged in, so {plan.repo} cannot be written", client.LOGIN, code=Exit.HUB)
+        raise client.HubError(f"nobody is logged in, so {plan.repo} cannot be written", client.LOGIN)
     api = client.api(token)
     page = f"{api.endpoint}/{plan.repo}"
     if not plan.changes:
         return Pushed(page, None)
     if not plan.exists:
-        client.attempt(plan.repo, api.create_repo, plan.repo, private=private, exist_ok=True)
+        client.ask(plan.repo, api.create_repo, plan.repo, private=private, exist_ok=True)
     if branch and branch != "main":
-        client.attempt(plan.repo, api.create_branch, plan.repo, branch=branch, exist_ok=True)
-    done = client.attempt(
+        client.ask(plan.repo, api.create_branch, plan.repo, branch=branch, exist_ok=True)
+    done = client.ask(
         plan.repo,
         api.create_commit,
         plan.repo,
@@ -112,13 +110,13 @@ def _there(api: Any, address: Address, private: bool | None, names: list[str]) -
     from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
 
     try:
-        info = client.attempt(address.repo, api.model_info, address.repo)
+        info = client.ask(address.repo, api.model_info, address.repo)
         if private and not info.private:
             raise EBMError(
                 f"{address.repo} is there already and public, so --private would not hide this model",
                 "push to another repository, or make that one private on its page first",
             )
-        found = client.attempt(address.repo, api.get_paths_info, address.repo, names, revision=address.revision)
+        found = client.ask(address.repo, api.get_paths_info, address.repo, names, revision=address.revision)
         return {entry.path: entry for entry in found}, True
     except EBMError as error:
         if isinstance(error.__cause__, RevisionNotFoundError):

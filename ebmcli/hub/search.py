@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 from typing import Any
 
-from ebmcli.errors import EBMError, Exit
 from ebmcli.hub import client
 
 TAG = "ebmcli"
@@ -19,21 +18,22 @@ def search(query: str | None = None, limit: int = 50) -> list[dict[str, Any]]:
         EBMError: exit code 4, as `ebmcli.hub.client.explain`, or no network is wanted.
     """
     if client.offline():
-        raise EBMError("HF_HUB_OFFLINE allows no search of the Hub", "ebm models lists the bundled ones", code=Exit.HUB)
+        raise client.HubError("HF_HUB_OFFLINE allows no search of the Hub", "ebm models lists the bundled ones")
     api = client.api()
 
-    def ask() -> list[Any]:
-        found = api.list_models(filter=TAG, search=query, sort="downloads", limit=limit)
-        return list(itertools.islice(found, limit))
+    def found() -> list[dict[str, Any]]:
+        listed = api.list_models(filter=TAG, search=query, sort="downloads", limit=limit)
+        return [_row(info) for info in itertools.islice(listed, limit)]
 
-    return [
-        {
-            "name": info.id,
-            "regime": next((tag for tag in info.tags or () if tag in REGIMES), None),
-            "downloads": info.downloads or 0,
-            "changed": info.last_modified.date().isoformat() if info.last_modified else None,
-            "private": bool(info.private),
-            "gated": bool(info.gated),
-        }
-        for info in client.attempt("the list of models", ask)
-    ]
+    return client.ask("the list of models", found)
+
+
+def _row(info: Any) -> dict[str, Any]:
+    return {
+        "name": str(info.id),
+        "regime": next((tag for tag in info.tags or () if tag in REGIMES), None),
+        "downloads": int(info.downloads or 0),
+        "changed": info.last_modified.date().isoformat() if info.last_modified else None,
+        "private": bool(info.private),
+        "gated": bool(info.gated),
+    }
