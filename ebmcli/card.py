@@ -7,6 +7,8 @@ import statistics
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel
+
 from ebmcli import diagnosis, media
 from ebmcli.checkpoint import FILE, Checkpoint, load, save
 from ebmcli.errors import EBMError
@@ -14,7 +16,7 @@ from ebmcli.hub import Address, parse
 from ebmcli.run import Run
 from ebmcli.sampling import SampleSettings, metadata, sample
 from ebmcli.storage.files import write_whole
-from ebmcli.storage.reading import parse_toml
+from ebmcli.storage.reading import checked, parse_toml, read_json
 
 SAMPLES = 64
 LAST = 500
@@ -60,7 +62,7 @@ def export(
     if target.exists() and any(target.iterdir()):
         raise EBMError(f"{target} exists and is not empty", "choose another folder")
     model = load(source, trusted=trusted)
-    judged = None if longrun is None else _judged(longrun, model)
+    judged = _verdict_beside(source, model) if longrun is None else _judged(longrun, model)
     return write(model, target, name, _summary(source, model.config.updates), trusted, judged, **card_options)
 
 
@@ -119,6 +121,26 @@ def _judged(folder: Path, model: Checkpoint) -> dict[str, Any]:
     if not result.get("verdict"):
         raise EBMError(f"the long run in {folder} has no verdict", "it had no data to hold its chains against")
     return result
+
+
+class _Verdict(BaseModel):
+    """What the card needs of a `verdict.json`; all else in it is kept."""
+
+    verdict: str
+    reasons: list[str]
+    steps: int
+    kernel: str
+    start: str
+    step_size: float
+
+
+def _verdict_beside(source: Path, model: Checkpoint) -> dict[str, Any] | None:
+    """The figures behind the verdict of a model that was exported with one; None without, or of another verdict."""
+    path = source.parent / "verdict.json"
+    if model.config.verdict is None or not path.is_file():
+        return None
+    raw = read_json(path, dict[str, Any])
+    return raw if checked(raw, _Verdict, str(path)).verdict == model.config.verdict else None
 
 
 def _without_paths(recipe: str) -> str:

@@ -11,6 +11,7 @@ import base64
 import hashlib
 import json
 import re
+import sys
 import threading
 import time
 from dataclasses import dataclass
@@ -130,6 +131,11 @@ class Hub(ThreadingHTTPServer):
     def requests(self, pattern: str) -> int:
         """How many requests matched."""
         return sum(bool(re.search(pattern, f"{verb} {path}")) for verb, path in self.log)
+
+    def handle_error(self, request, client_address):
+        """A client that hangs up is nothing to be told of."""
+        if not isinstance(sys.exc_info()[1], ConnectionError):
+            super().handle_error(request, client_address)
 
     def __enter__(self):
         threading.Thread(target=self.serve_forever, daemon=True).start()

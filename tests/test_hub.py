@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import run_python
 from hub_server import Hub, online
 from PIL import Image
 from quick import ebm, fails, trained
@@ -307,21 +306,3 @@ def test_other_urls_are_refused(url: str, said: str) -> None:
 def test_files_are_named_after_the_repository() -> None:
     assert models.label("https://huggingface.co/ann/tiny/tree/refs%2Fpr%2F1") == "tiny@refs-pr-1"
     assert models.label("ann/tiny") == "tiny"
-
-
-def test_the_verdict_of_a_long_run_is_pushed(hub: Hub, model: Path, tmp_path: Path) -> None:
-    """Whatever a model folder may hold goes with it."""
-    shutil.copytree(model, tmp_path / "judged")
-    (tmp_path / "judged" / "verdict.json").write_text('{"steps": 40}\n')
-    (tmp_path / "judged" / "notes.txt").write_text("for nobody else")
-    env = hub.env(tmp_path / "hf")
-    code = f"""
-from pathlib import Path
-from ebmcli.hub import Address
-from ebmcli.hub.push import plan, push
-steps = plan(Path({str(tmp_path / "judged")!r}), Address("tester/judged"))
-push(steps, message="judged")
-"""
-    run_python("-c", code, env=env, check=0)
-    assert hub.files("tester/judged")["verdict.json"] == b'{"steps": 40}\n'
-    assert "notes.txt" not in hub.files("tester/judged")

@@ -11,6 +11,7 @@ import pytest
 from hub_server import PAGE, Hub, online
 
 from ebmcli import models
+from ebmcli.card import FILES
 from ebmcli.checkpoint import FILE
 from ebmcli.data import remote
 from ebmcli.errors import EBMError, Exit
@@ -66,7 +67,7 @@ ANSWERS: dict[str, tuple[dict, str]] = {
     "a loop": ({"body": b"", "status": 302, "headers": LOOP}, ELSE),
     "silence": ({"slow": 1.5}, "the Hub cannot be reached"),
     "hanging up": ({"drop": True}, "the Hub cannot be reached"),
-    "a header without end": ({"body": b"", "headers": (("X", "y" * 200_000),)}, "the Hub cannot be reached"),
+    "a header that never ends": ({"body": b"", "headers": (("X", "y" * 200_000),)}, "the Hub cannot be reached"),
 }
 
 
@@ -124,6 +125,15 @@ def test_a_data_set_in_the_cache_serves(hub: Hub, monkeypatch: pytest.MonkeyPatc
     assert remote.fetch(Address("ann/pictures"), "train") == part  # brings the file
     hub.fault("", **PAGE)
     assert remote.fetch(Address("ann/pictures"), "train", again=True) == part
+
+
+def test_all_that_a_model_folder_may_hold_is_pushed(hub: Hub, tmp_path: Path) -> None:
+    """The verdict of a long run too; what else lies there is for nobody else."""
+    for name in (*FILES, "notes.txt"):
+        (tmp_path / name).write_text(name)
+    push.push(push.plan(tmp_path, Address("tester/judged")), message="judged")
+    assert set(hub.files("tester/judged")) == set(FILES)
+    assert "verdict.json" in FILES
 
 
 SURROUNDINGS: dict[str, tuple[dict[str, str], str, str]] = {

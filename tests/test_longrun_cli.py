@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 from quick import Running, ebm, fails, trained
 
-from ebmcli import checkpoint
+from ebmcli import card, checkpoint
 from ebmcli.chains import Purpose, Stream
 from ebmcli.checkpoint import ModelConfig
 from ebmcli.errors import EBMError
@@ -216,6 +216,8 @@ def test_export_writes_the_verdict_into_the_model(done: Path, tmp_path: Path) ->
     assert f"Verdict on its density: {verdict}. After 40 steps of mala from data" in (folder / "README.md").read_text()
     facts = json.loads(ebm("inspect", "judged", "--json", cwd=tmp_path, check=0).stdout)
     assert facts["verdict"] == verdict
+    card.export(folder / checkpoint.FILE, tmp_path / "again", "again")
+    assert (tmp_path / "again" / "verdict.json").read_bytes() == (folder / "verdict.json").read_bytes()
     fails(ebm("export", CONVERGENT, "b", "--longrun", done, cwd=tmp_path), "long run of another model")
     unfinished = Path(shutil.copytree(done, tmp_path / "unfinished"))
     (unfinished / "result.json").unlink()
