@@ -3,15 +3,16 @@
     model = ebmcli.load("mnist-shortrun")
     x, energy = ebmcli.sample(model, start="noise", steps=100, count=64, seed=0)
 
-Names are imported when they are first used, so that the command line starts without torch.
+Names are imported when they are first used, so that the command line starts without torch; nothing else is imported
+here, so that it soon hears Ctrl-C.
 """
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
-
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from ebmcli.chains import Stream
     from ebmcli.checkpoint import Checkpoint, ModelConfig
     from ebmcli.errors import EBMError
@@ -54,4 +55,6 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'ebmcli' has no attribute {name!r}")
+    import importlib
+
     return getattr(importlib.import_module(_HOMES[name]), name)

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from enum import IntEnum
+
+from ebmcli.text import shortened
 
 
 class Exit(IntEnum):
@@ -53,3 +57,36 @@ class DivergedError(EBMError):
 
     def __init__(self, message: str, hint: str = "") -> None:
         super().__init__(message, hint, code=Exit.DIVERGED)
+
+
+_REMEDIES = {
+    errno.EACCES: "you may not write or read there: choose another place, or change its permissions",
+    errno.EPERM: "you may not do this there: choose another place",
+    errno.EROFS: "the place is read-only: choose another",
+    errno.ENOSPC: "make room on the disk, or choose another place",
+    errno.EDQUOT: "your share of the disk is used up: make room, or choose another place",
+    errno.ENAMETOOLONG: "give a shorter name",
+    errno.ENOTDIR: "a part of the path is a file, not a folder",
+    errno.EISDIR: "it is a folder: give the name of a file",
+    errno.EEXIST: "something else is there: choose another name",
+    errno.ENOENT: "is the path right, and can a folder be made there?",
+    errno.ELOOP: "a link there leads to itself",
+    errno.EMFILE: "too many files are open: raise the limit (ulimit -n)",
+    errno.EINVAL: "the system does not take this name: give another",
+}
+"""What can be done, by what the system says."""
+
+
+def of_system(error: OSError, what: str = "") -> EBMError:
+    """A refusal of the operating system in our form: the file, why, and what can be done.
+
+    Args:
+        error: as it was raised.
+        what: what could not be done, such as "cannot write a.png"; its file's name where left out.
+    """
+    name = os.fsdecode(error.filename) if isinstance(error.filename, str | bytes | os.PathLike) else "a file"
+    why = (error.strerror or str(error)).strip()
+    return EBMError(
+        f"{what or shortened(name)}: {why}",
+        _REMEDIES.get(error.errno or 0, "choose another place"),
+    )

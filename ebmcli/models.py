@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from ebmcli.checkpoint import FILE, Checkpoint
 from ebmcli.checkpoint import load as load_file
-from ebmcli.errors import EBMError
+from ebmcli.errors import EBMError, UsageError
 from ebmcli.hub import Address, parse
 
 DEFAULT = "mnist-shortrun"
@@ -22,8 +22,8 @@ def bundled() -> dict[str, Path]:
 
 
 def default() -> str:
-    """What MODEL is when left out: `EBM_MODEL`, else the bundled default."""
-    return os.environ.get("EBM_MODEL") or DEFAULT
+    """What MODEL is when left out: `EBM_MODEL`, where it is set and not empty, else the bundled default."""
+    return os.environ.get("EBM_MODEL", "").strip() or DEFAULT
 
 
 class Found(NamedTuple):
@@ -74,9 +74,12 @@ def look_up(model: str | Path | None = None, trusted: bool = False) -> Found:
     its network only if it is `trusted`.
 
     Raises:
+        UsageError: an empty name.
         EBMError: none of them; the hint has the nearest bundled name. As `ebmcli.hub.pull.fetch` for the Hub.
     """
-    name = str(model or default())
+    name = default() if model is None else str(model)
+    if not name.strip():
+        raise UsageError("the model's name is empty", "give a name or a path; None is the default model")
     if name in bundled():
         return Found(bundled()[name] / FILE)
     path = Path(name).expanduser()

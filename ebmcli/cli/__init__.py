@@ -1,13 +1,12 @@
 """The command line `ebm`: one file per command, imported when that command is run, not before.
 
 `COMMANDS` names every command with its one-line help and the place it lives in, so `ebm --help` and shell
-completion of command names import neither torch nor any command. `main` is the console script: it turns
-every failure into `error:` and `hint:` lines on stderr and the exit codes of `ebmcli.errors.Exit`.
+completion of command names import neither torch nor any command. `run` turns every failure into `error:` and
+`hint:` lines on stderr and the exit codes of `ebmcli.errors.Exit`; the console script is `ebmcli.__main__`.
 """
 
 from __future__ import annotations
 
-import contextlib
 import difflib
 import importlib
 import os
@@ -20,7 +19,9 @@ import typer.core
 import typer.main
 
 from ebmcli import __version__
-from ebmcli.errors import EBMError, Exit, UsageError
+from ebmcli.cli.streams import secure
+from ebmcli.errors import EBMError, Exit, UsageError, of_system
+from ebmcli.text import one_line, visible
 
 
 class Command(NamedTuple):
@@ -72,7 +73,37 @@ def load(name: str) -> Any:
         command = typer.main.get_command(single)
     command.name = name
     command.help = command.help or entry.help
+    _refuse_empty_words(command)
     return command
+
+
+def _refuse_empty_words(command: Any) -> None:
+    """Let no parameter of a command, or of the commands under it, take a word without a letter.
+
+    Such a word is a variable of the shell that is not set: as a model it would mean the default, as a path the
+    present folder, and neither was asked for.
+    """
+    for param in command.params:
+        param.process_value = _refusing_empty_words(param)
+    for under in getattr(command, "commands", {}).values():
+        _refuse_empty_words(under)
+
+
+def _refusing_empty_words(param: Any) -> Any:
+    """The parameter's `process_value`, asked only after the words as they were typed: as a path, "" is "."."""
+    process = param.process_value
+
+    def checked(ctx: Any, value: Any) -> Any:
+        words = value if isinstance(value, list | tuple) else (value,)
+        if any(isinstance(word, str) and not word.strip() for word in words):
+            what = param.opts[0] if param.param_type_name == "option" else (param.metavar or param.name.upper())
+            raise UsageError(
+                f"{what.strip('[].')} is an empty word",
+                "is a variable of the shell not set? give a value, or leave it out",
+            )
+        return process(ctx, value)
+
+    return checked
 
 
 class LazyGroup(typer.core.TyperGroup):
@@ -135,9 +166,9 @@ def report(message: str, hint: str = "", details: Sequence[str] = ()) -> None:
     """Print a failure on stderr: `error:`, its detail lines, `hint:`."""
     colour = sys.stderr.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
     red, cyan, plain = ("\033[1;31m", "\033[36m", "\033[0m") if colour else ("", "", "")
-    lines = [f"{red}error:{plain} {message}", *(f"  {line}" for line in details)]
+    lines = [f"{red}error:{plain} {visible(message)}", *(f"  {visible(line)}" for line in details)]
     if hint:
-        lines.append(f"{cyan}hint:{plain} {hint}")
+        lines.append(f"{cyan}hint:{plain} {visible(hint)}")
     print("\n".join(lines), file=sys.stderr, flush=True)
 
 
@@ -161,12 +192,6 @@ def _report_usage(error: Any) -> None:
     report(message, hint)
 
 
-def _hide_stdout() -> None:
-    """Point stdout at nothing: the reader has gone, and the interpreter's last flush must not complain."""
-    with contextlib.suppress(OSError, ValueError):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
 def run(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code; everything that goes wrong is reported here.
 
@@ -176,26 +201,20 @@ def run(arguments: Sequence[str] | None = None) -> int:
     debug = os.environ.get("EBM_DEBUG", "") not in ("", "0")
     try:
         words = list(sys.argv[1:] if arguments is None else arguments)
-        result = build().main(args=words, prog_name="ebm", standalone_mode=False)
-        sys.stdout.flush()
+        try:
+            result = build().main(args=words, prog_name="ebm", standalone_mode=False)
+        finally:
+            sys.stdout.flush()
         if result == Exit.INTERRUPTED:  # newer Typer turns Ctrl-C into an exit code of its own
             report("interrupted")
         return int(result) if isinstance(result, int) and not isinstance(result, bool) else int(Exit.DONE)
-    except BrokenPipeError:
-        _hide_stdout()
+    except BrokenPipeError:  # of stdout: its reader has what it wanted
         return int(Exit.FAILED)
     except (KeyboardInterrupt, typer.Abort):
         if debug:
             raise
         report("interrupted")
         return int(Exit.INTERRUPTED)
-    except EBMError as error:
-        if debug:
-            import traceback
-
-            traceback.print_exc()
-        report(error.message, error.hint, error.details)
-        return int(error.code)
     except Exception as error:
         if hasattr(error, "format_message") and hasattr(error, "exit_code"):
             _report_usage(error)
@@ -203,24 +222,24 @@ def run(arguments: Sequence[str] | None = None) -> int:
         if debug:
             import traceback
 
-            traceback.print_exc()
-            report(_described(error))
-        else:
-            report(_described(error), "set EBM_DEBUG=1 for the traceback")
-        return int(Exit.FAILED)
+            print(visible(traceback.format_exc(), keep="\n"), file=sys.stderr)
+        known = _as_known(error)
+        report(known.message, "" if debug and not isinstance(error, EBMError) else known.hint, known.details)
+        return int(known.code)
 
 
-def _described(error: BaseException) -> str:
-    """Type and message of an unexpected exception on one line."""
-    text = " ".join(str(error).split())
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+def _as_known(error: Exception) -> EBMError:
+    """A failure in our form: ours as it is, one of the system with its file and a hint, any other by its type."""
+    if isinstance(error, EBMError):
+        return error
+    if isinstance(error, OSError) and error.filename is not None:
+        return of_system(error)
+    text = one_line(error)
+    name = type(error).__name__
+    return EBMError(f"{name}: {text}" if text else name, "set EBM_DEBUG=1 for the traceback")
 
 
 def main() -> None:
-    """The console script `ebm`."""
-    code = run()
-    try:
-        sys.stdout.flush()
-    except BrokenPipeError:
-        _hide_stdout()
-    sys.exit(code)
+    """Run the command line and end the process with its exit code; `ebmcli.__main__` sees to Ctrl-C besides."""
+    secure()
+    sys.exit(run())

@@ -25,6 +25,8 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
+from ebmcli.text import json_visible, visible
+
 _PATIENCE = 0.5
 """Seconds before a bar is drawn: what is over sooner needs none."""
 
@@ -69,7 +71,7 @@ class Bar:
         self.total = total
         self.drawn = out.draws
         self._out = out
-        self._description = description
+        self._description = visible(description)
         self._unit = unit
         self._start = start
         self._every = every
@@ -94,9 +96,9 @@ class Bar:
 
     def describe(self, description: str) -> None:
         """Change the words before the bar."""
-        self._description = description
+        self._description = visible(description)
         if self._live is not None:
-            self._live.update(self._task, description=description)
+            self._live.update(self._task, description=self._description)
 
     def resize(self, total: int | None) -> None:
         """Change how many units there are in all."""
@@ -144,13 +146,11 @@ class Bar:
 
     @staticmethod
     def _text(fields: dict[str, object]) -> str:
-        return " ".join(
-            f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}" for name, value in fields.items()
-        )
+        return visible(" ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in fields.items()))
 
 
 class Output:
-    """Where a command's words go.
+    """Where a command's words go. A line is one line: what it quotes of names and files moves no cursor.
 
     Args:
         json: the result is one JSON document on stdout, and nothing else is.
@@ -182,18 +182,23 @@ class Output:
 
     def warn(self, line: str) -> None:
         """A warning on stderr, `--quiet` or not."""
-        self._stderr(f"{paint('warning:', '33', sys.stderr)} {line}")
+        self._stderr(line, paint("warning:", "33", sys.stderr) + " ")
 
     def data(self, line: str) -> None:
         """A line of the result on stdout; left out with `--json`, where `result` says it."""
         if not self.json:
-            print(line)
+            print(visible(line))
+
+    def document(self, text: str) -> None:
+        """A text of many lines on stdout, such as a recipe; left out with `--json`."""
+        if not self.json:
+            print(visible(text, keep="\n\t"), end="")
 
     def table(self, rows: Sequence[Sequence[object]], header: Sequence[str] = ()) -> None:
         """Rows on stdout in aligned columns, a header above them; left out with `--json`."""
         if self.json:
             return
-        cells = [[str(cell) for cell in row] for row in ([header] if header else []) + list(rows)]
+        cells = [[visible(cell) for cell in row] for row in ([header] if header else []) + list(rows)]
         widths = [max(len(row[i]) for row in cells if i < len(row)) for i in range(max(map(len, cells), default=0))]
         for number, row in enumerate(cells):
             line = "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=False)).rstrip()
@@ -240,11 +245,13 @@ class Output:
 
             yield report
 
-    def _stderr(self, line: str) -> None:
+    def _stderr(self, line: str, before: str = "") -> None:
         if self._console is not None:
-            self._console.print(line, markup=False, highlight=False, soft_wrap=True)
+            from rich.text import Text
+
+            self._console.print(Text.from_ansi(before) + Text(visible(line)), soft_wrap=True)
         else:
-            print(line, file=sys.stderr, flush=True)
+            print(before + visible(line), file=sys.stderr, flush=True)
 
 
 class _Listener(logging.Handler):
@@ -275,5 +282,10 @@ def paint(text: str, code: str, stream: Any) -> str:
 
 
 def result_json(value: Any) -> None:
-    """Print `value` as one JSON document on stdout."""
-    print(jsonlib.dumps(plain(value), indent=2, ensure_ascii=False, allow_nan=False))
+    """Print `value` as one JSON document on stdout, in letters that stdout has; the rest as \\uXXXX."""
+    document = json_visible(jsonlib.dumps(plain(value), indent=2, ensure_ascii=False, allow_nan=False))
+    try:
+        document.encode(sys.stdout.encoding or "utf-8")
+    except UnicodeEncodeError:
+        document = jsonlib.dumps(plain(value), indent=2, allow_nan=False)
+    print(document)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from ebmcli import recipe as recipes
+from ebmcli.cli.output import Output
 from ebmcli.errors import UsageError
 from ebmcli.recipe import cost
 from ebmcli.recipe.checks import shown
@@ -33,21 +32,22 @@ def list_recipes(as_json: Json = False) -> None:
     """
     came = _bundled()
     rows = [_summary(recipes.load(name)) | {"model": came.get(name)} for name in recipes.names()]
-    if as_json:
-        print(json.dumps(rows, indent=2, ensure_ascii=False))
-        return
-    columns = ("name", "regime", "data", "size", "cost")
-    table = [["NAME (* WITH A MODEL)", *(column.upper() for column in columns[1:])]]
-    for row in rows:
-        marked = f"{row['name']} *" if row["model"] else row["name"]
-        table.append([marked, row["regime"], row["data"].rpartition("/")[2], row["size"], row["cost"]])
-    widths = [max(len(line[i]) for line in table) for i in range(len(columns))]
-    for line in table:
-        cells = [
-            cell.rjust(width) if column == "cost" else cell.ljust(width)
-            for cell, width, column in zip(line, widths, columns, strict=True)
-        ]
-        print("  ".join(cells).rstrip())
+    wide = max((len(row["cost"]) for row in rows), default=0)
+    output = Output(json=as_json)
+    output.table(
+        [
+            (
+                f"{row['name']} *" if row["model"] else row["name"],
+                row["regime"],
+                row["data"].rpartition("/")[2],
+                row["size"],
+                row["cost"].rjust(wide),
+            )
+            for row in rows
+        ],
+        ("NAME (* WITH A MODEL)", "REGIME", "DATA", "SIZE", "COST".rjust(wide)),
+    )
+    output.result(rows)
 
 
 @app.command("show")
@@ -59,10 +59,8 @@ def show(
     overrides: Overrides = None,
 ) -> None:
     """Print a recipe as it was written, or with every value spelled out."""
-    if resolved or overrides:
-        sys.stdout.write(recipes.load(address, overrides or ()).dumps())
-    else:
-        sys.stdout.write(recipes.read(address))
+    text = recipes.load(address, overrides or ()).dumps() if resolved or overrides else recipes.read(address)
+    Output().document(text)
 
 
 @app.command("copy")
@@ -84,23 +82,20 @@ def copy(
         if not force:
             raise UsageError(f"{target} is there already", "--force writes over it")
     write_whole(target, text)
-    print(target)
+    Output().data(str(target))
 
 
 @app.command("check")
 def check(address: Address, overrides: Overrides = None, as_json: Json = False) -> None:
     """Name every mistake of a recipe (exit 2), or say that it is in order."""
+    output = Output(json=as_json)
     try:
         recipe = recipes.load(address, overrides or ())
     except UsageError as error:
-        if as_json:
-            fault = {"ok": False, "error": error.message, "mistakes": list(error.details)}
-            print(json.dumps(fault, indent=2, ensure_ascii=False))
+        output.result({"ok": False, "error": error.message, "mistakes": error.details})
         raise
-    if as_json:
-        print(json.dumps({"ok": True, "hash": recipe.hash(), **_summary(recipe)}, indent=2))
-    else:
-        print(f"{recipe.recipe.name} is in order; settings {recipe.hash()}")
+    output.data(f"{recipe.recipe.name} is in order; settings {recipe.hash()}")
+    output.result({"ok": True, "hash": recipe.hash(), **_summary(recipe)})
 
 
 @app.command("diff")
@@ -110,25 +105,21 @@ def diff(
     as_json: Json = False,
 ) -> None:
     """Name the settings in which two recipes differ; of names, notes and provenance there is nothing to say."""
+    output = Output(json=as_json)
     a, b = (_flat(recipes.load(address).resolved()) for address in (one, other))
     changed = {key: (a.get(key), b.get(key)) for key in dict.fromkeys([*a, *b]) if a.get(key) != b.get(key)}
-    if as_json:
-        print(json.dumps({key: list(pair) for key, pair in changed.items()}, indent=2, ensure_ascii=False))
-        return
+    output.result(changed)
     if not changed:
-        print("the settings are the same")
+        output.data("the settings are the same")
         return
-    rows: list[tuple[str, ...]] = [("", one, other)]
-    rows += [(key, *("-" if value is None else shown(value) for value in pair)) for key, pair in changed.items()]
-    widths = [max(len(row[i]) for row in rows) for i in range(3)]
-    for line in rows:
-        print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+    rows = [(key, *("-" if value is None else shown(value) for value in pair)) for key, pair in changed.items()]
+    output.table([("", one, other), *rows])
 
 
 @app.command("schema")
 def schema() -> None:
     """Print the JSON Schema of recipes: every key, its unit, its range."""
-    print(json.dumps(recipes.Recipe.json_schema(), indent=2, ensure_ascii=False))
+    Output(json=True).result(recipes.Recipe.json_schema())
 
 
 def _flat(resolved: dict[str, Any], prefix: str = "") -> dict[str, Any]:
