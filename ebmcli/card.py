@@ -162,8 +162,8 @@ def _summary(source: Path, update: int) -> dict[str, Any]:
     folder = next((p for p in source.resolve().parents if (p / "run.json").is_file()), None)
     if folder is None:
         try:  # of a folder that was written by `write`
-            return dict(json.loads((source.parent / "metrics.json").read_text(encoding="utf-8")))
-        except (OSError, ValueError, TypeError):
+            return read_json(source.parent / "metrics.json", dict[str, Any])
+        except EBMError:  # none, or of another program
             return {}
     records = [r for r in Run.open(folder).metrics() if r["update"] <= update]
     recent = records[-LAST:]

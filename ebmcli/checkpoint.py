@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -19,11 +20,14 @@ from torch import Tensor, nn
 
 from ebmcli import __version__
 from ebmcli.errors import EBMError
-from ebmcli.networks import NETWORKS, Shape, build
+from ebmcli.networks import LARGEST_SIDE, NETWORKS, Shape, build
 from ebmcli.potential import Potential
 from ebmcli.sampler.precision import PRECISIONS
 from ebmcli.storage.files import write_whole
-from ebmcli.storage.tensors import pack, read_tensors
+from ebmcli.storage.reading import mistake, parse_json
+from ebmcli.storage.tensors import not_finite, pack, read_tensors
+
+log = logging.getLogger("ebmcli.checkpoint")
 
 FILE = "model.safetensors"
 BANK_STATES = 256
@@ -40,8 +44,8 @@ class ModelConfig(BaseModel):
     name: str = Field(description="of the recipe")
     network: str = Field(description="toy, vanilla, nonlocal or package.module:factory")
     arguments: dict[str, Any] = Field(default_factory=dict, description="of the network")
-    image_size: int = Field(ge=1, description="px; 1 for 2-D toys")
-    channels: int = Field(ge=1)
+    image_size: int = Field(ge=1, le=LARGEST_SIDE, description="px; 1 for 2-D toys")
+    channels: int = Field(ge=1, le=LARGEST_SIDE)
     value_range: tuple[float, float] = (-1.0, 1.0)
     sign: Literal["low energy is likely"] = "low energy is likely"
     energy_scale: float = Field(gt=0, description="U = energy_scale · F")
@@ -153,18 +157,24 @@ def load(
         trusted: allow `network = "package.module:factory"` to import code.
 
     Raises:
-        EBMError: the file is missing, empty, truncated, altered, a pickle, of another kind, lacks
-            its energy scale, or its weights do not fit its network; less than float32 for a convergent model.
+        EBMError: the file is missing, empty, truncated, altered, a pickle, of another kind, holds weights that
+            are not finite, lacks its energy scale, or its weights do not fit its network; less than float32 for a
+            convergent model.
     """
     tensors, metadata = read_tensors(path)
     config = _config(path, metadata, energy_scale)
     recipe = metadata.get("recipe", "")
     checksum = digest(tensors, metadata.get("ebm", ""), recipe)
-    if metadata.get("sha256", checksum) != checksum:
+    if "sha256" not in metadata:
+        log.warning(f"{path} has no checksum: nothing tells whether it is as it was written")
+    elif metadata["sha256"] != checksum:
         raise EBMError(
             f"{path} is damaged: its checksum is not that of its content",
             "get the file again, or another one",
         )
+    broken = not_finite(tensors)
+    if broken:
+        raise EBMError(f"{path}: {broken} is not finite, expected finite floating point", "get the file again")
     _check_bank(path, config, tuple(tensors["bank"].shape) if "bank" in tensors else None)
     prefix = "network."
     if weights == "last" and config.weights == "average":
@@ -221,7 +231,7 @@ def _config(path: Path | str, metadata: dict[str, str], energy_scale: float | No
             "expected a checkpoint written by ebm",
         )
     try:
-        raw = json.loads(metadata["ebm"])
+        raw = parse_json(metadata["ebm"], dict[str, Any], f"the settings in {path}")
         if energy_scale is not None:
             raw["energy_scale"] = energy_scale
         if raw.get("energy_scale") is None:
@@ -231,13 +241,10 @@ def _config(path: Path | str, metadata: dict[str, str], energy_scale: float | No
             )
         return ModelConfig.model_validate(raw)
     except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(p) for p in first["loc"])
         raise EBMError(
-            f"{path} has settings that make no sense: {key}: {first['msg']} (received {first['input']!r})",
-            "was it written by a newer version of ebm?",
+            f"{path} has settings that make no sense: {mistake(error)}", "was it written by a newer version of ebm?"
         ) from error
-    except (ValueError, AttributeError, TypeError) as error:
+    except (ValueError, AttributeError, TypeError, RecursionError) as error:
         raise EBMError(f"{path} has unreadable settings", "get the file again") from error
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -19,8 +18,9 @@ from ebmcli.diagnostics import SHORT, Oscillation
 from ebmcli.errors import EBMError
 from ebmcli.evaluation import toys
 from ebmcli.media import plots
-from ebmcli.run import Run
+from ebmcli.run import Run, whole_bank
 from ebmcli.sampling import sample
+from ebmcli.storage.reading import read_json
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -55,18 +55,16 @@ def records_of(file: Path) -> list[dict[str, Any]]:
     if folder is not None:
         return list(Run.open(folder).metrics())
     try:
-        series = json.loads((file.parent / "metrics.json").read_text())["series"]
+        series = read_json(file.parent / "metrics.json", dict[str, Any])["series"]
         return [dict(zip(series, values, strict=True)) for values in zip(*series.values(), strict=True)]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (EBMError, ValueError, KeyError, TypeError, AttributeError):  # none, or of another program
         return []
 
 
 def bank_of(file: Path, model: Checkpoint) -> Tensor | None:
     """All persistent chains [n c h w]: the run's own, or those that travel with the model."""
-    run = Run(file.parent)
-    if model.bank is not None and (file.parent / "run.json").is_file() and run.checkpoints():
-        return run.load(run.checkpoints()[-1])[0].get("bank", model.bank)
-    return model.bank
+    whole = None if model.bank is None else whole_bank(file)
+    return model.bank if whole is None else whole
 
 
 class ToyDiagnosis(NamedTuple):

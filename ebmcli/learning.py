@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,15 +14,17 @@ from torch import Tensor
 
 from ebmcli import media
 from ebmcli.chains import Data, Purpose, Stream, noise_start
-from ebmcli.checkpoint import Checkpoint, ModelConfig, versions
+from ebmcli.checkpoint import FILE, Checkpoint, ModelConfig, versions
 from ebmcli.checkpoint import save as save_model
 from ebmcli.errors import DivergedError, EBMError
 from ebmcli.guard import GuardSettings
 from ebmcli.networks import build
 from ebmcli.optimizers import OptimizerSettings, Phase
 from ebmcli.potential import Potential
+from ebmcli.recipe import loads
 from ebmcli.run import Run, Saved
 from ebmcli.sampler import Langevin, run
+from ebmcli.storage.tensors import read_tensors
 from ebmcli.trainer import MCMCSettings, Trainer, TrainSettings, UpdateRecord
 
 if TYPE_CHECKING:
@@ -29,6 +32,12 @@ if TYPE_CHECKING:
 
 GRID = 64
 """Images in a sample grid."""
+
+
+log = logging.getLogger("ebmcli.learning")
+
+LASTING = ("data", "potential", "mcmc", "train", "optimizer", "guard")
+"""Sections of a recipe that decide what is learned."""
 
 
 class Event(NamedTuple):
@@ -98,6 +107,12 @@ def build_trainer(recipe: Recipe, potential: Potential, data: Data) -> Trainer:
     )
 
 
+def _learned_with(recipe: Recipe) -> dict[str, Any]:
+    """The settings that a run keeps for good, under dotted keys."""
+    values = recipe.model_dump(mode="json", by_alias=True, include=set(LASTING), exclude={"train": {"updates"}})
+    return {f"{section}.{key}": value for section, table in values.items() for key, value in table.items()}
+
+
 class Learning:
     """A trainer and its run folder.
 
@@ -127,19 +142,56 @@ class Learning:
         """Asked after each update; True saves a checkpoint and ends the events."""
 
     def resume(self) -> int:
-        """Continue from the newest checkpoint, or from the start if the run has none; returns its update."""
+        """Continue from the newest sound checkpoint, or from the start if the run has none; returns its update.
+
+        Damaged and unverified checkpoints are named in warnings.
+
+        Raises:
+            EBMError: there are checkpoints and none is sound; recipe.toml is not what the run learned with.
+        """
         assert self.folder is not None
         self.folder.tidy()
-        checkpoints = self.folder.checkpoints()
-        if checkpoints:
-            self.folder.finish(checkpoints[-1], self.recipe.log.keep_last)
-            state, progress = self.folder.load(checkpoints[-1])
-            prefix = "network."
-            weights = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
-            self.potential.network.load_state_dict(weights, strict=True)
-            self.trainer.load(state, progress["update"])
+        found = self.folder.newest_sound()
+        if found.saved is not None:
+            self._check_recipe(found.saved)
+            self._take(found.saved)
+            self.folder.set_aside(found)
+            self.folder.finish(found.saved, self.recipe.log.keep_last)
+        for note in found.notes:
+            log.warning(note)
         self.folder.cut_metrics(self.trainer.update)
         return self.trainer.update
+
+    def _check_recipe(self, saved: Saved) -> None:
+        """Nothing, if recipe.toml has the settings that are in the model of a checkpoint, but for what may change."""
+        assert self.folder is not None
+        _, said = read_tensors(saved.folder / FILE)
+        before, now = (
+            _learned_with(loads(said.get("recipe", ""), f"in {saved.folder / FILE}")),
+            _learned_with(self.recipe),
+        )
+        changed = [key for key in now if now[key] != before.get(key)]
+        if changed:
+            raise EBMError(
+                f"{self.folder.recipe_path} is not the recipe that the run learned with: {', '.join(changed)} "
+                f"{'is' if len(changed) == 1 else 'are'} another",
+                "bring it back: only train.updates and log.* can be set anew",
+            )
+
+    def _take(self, saved: Saved) -> None:
+        """Weights and everything else of a checkpoint."""
+        assert self.folder is not None
+        state, progress = self.folder.load(saved)
+        prefix = "network."
+        weights = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
+        try:
+            self.potential.network.load_state_dict(weights, strict=True)
+            self.trainer.load(state, progress["update"])
+        except (KeyError, IndexError, RuntimeError, ValueError, TypeError) as error:
+            what = str(error).splitlines()[0]
+            raise EBMError(
+                f"the state in {saved.folder} is not that of this recipe: {what}", "is it another run's?"
+            ) from error
 
     def begin_with(self, model: Checkpoint) -> None:
         """Begin with another model's weights, and with its bank where both keep one (its states in turn, if fewer).
@@ -167,7 +219,7 @@ class Learning:
         Raises:
             DivergedError: after the last sound state has been saved.
         """
-        log, total = self.recipe.log, self.recipe.train.updates
+        every, total = self.recipe.log, self.recipe.train.updates
         if self.folder is not None and not self.folder.checkpoints():
             self.save()
         try:
@@ -177,9 +229,9 @@ class Learning:
                 # Asked once: a signal after this is seen after the next update, which is then saved.
                 stopping = self.stop()
                 if self.folder is not None:
-                    if u % log.metrics_every == 0 or last or record.rolled_back:
+                    if u % every.metrics_every == 0 or last or record.rolled_back:
                         self.folder.append({k: v for k, v in record._asdict().items() if v != ""})
-                    if log.samples_every and (u % log.samples_every == 0 or last):
+                    if every.samples_every and (u % every.samples_every == 0 or last):
                         picture = self.draw(u)
                     if self._due(u) or last or stopping:
                         saved = self.save()
@@ -193,10 +245,10 @@ class Learning:
             raise
 
     def _due(self, update: int) -> bool:
-        log = self.recipe.log
-        by_count = bool(log.checkpoint_every) and update % log.checkpoint_every == 0
+        every = self.recipe.log
+        by_count = bool(every.checkpoint_every) and update % every.checkpoint_every == 0
         minutes = (time.monotonic() - self._saved_at) / 60
-        return by_count or bool(log.checkpoint_minutes and minutes >= log.checkpoint_minutes)
+        return by_count or bool(every.checkpoint_minutes and minutes >= every.checkpoint_minutes)
 
     def save(self, keep: int | None = None) -> Saved:
         """Write a checkpoint of this moment; `keep` numbered ones stay, as many as the recipe says if left out."""

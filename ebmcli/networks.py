@@ -24,6 +24,11 @@ from ebmcli.errors import EBMError
 Shape = tuple[int, int, int]
 """Channels, height, width of one state; 2-D toys are (2, 1, 1)."""
 
+LARGEST_SIDE = 4096
+"""Pixels of a side, and channels, of an image at most."""
+LARGEST_WIDTH = 1 << 16
+LARGEST_NETWORK = 1 << 31
+"""Weights of a network at most: 8 GiB of them."""
 SMALLEST = 4
 """Feature maps are halved until they are at most this wide (px); the last layer covers what is left."""
 
@@ -194,6 +199,8 @@ def build(name: str, shape: Shape, *, seed: int = 0, trusted: bool = True, **arg
         EBMError: unknown name, a factory that cannot be imported, arguments or an output that do not fit.
     """
     factory = NETWORKS.get(name) or _import_factory(name, trusted)
+    if name in NETWORKS:
+        _check_size(name, shape, arguments)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         try:
@@ -206,6 +213,40 @@ def build(name: str, shape: Shape, *, seed: int = 0, trusted: bool = True, **arg
     if name not in NETWORKS:
         _check_scalar(network, name, shape)
     return network
+
+
+_ARGUMENTS: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "width": (lambda v: type(v) is int and 1 <= v <= LARGEST_WIDTH, f"a whole number of 1 to {LARGEST_WIDTH}"),
+    "leak": (lambda v: type(v) in (int, float) and -1 <= v <= 1, "a number of -1 to 1"),
+    "space_to_depth": (lambda v: type(v) is bool, "true or false"),
+}
+"""What our networks' arguments may be: a test and its words."""
+
+
+def _check_size(name: str, shape: Shape, arguments: dict[str, Any]) -> None:
+    """Nothing, if a network of ours can be built of these: asked before any memory is.
+
+    Raises:
+        EBMError: an argument is out of all bounds, or the network would have too many weights.
+    """
+    hint = "see the potential section of the recipe"
+    if len(shape) != 3 or not all(type(side) is int and 1 <= side <= LARGEST_SIDE for side in shape):
+        raise EBMError(f"network {name!r} expects images of up to {LARGEST_SIDE} px, received {list(shape)}", hint)
+    for argument, value in ((a, v) for a, v in arguments.items() if a in _ARGUMENTS):
+        is_right, expected = _ARGUMENTS[argument]
+        if not is_right(value):
+            received = repr(value)
+            received = received if len(received) <= 40 else f"{received[:37]}..."
+            raise EBMError(f"network {name!r} was given {argument} {received}, expected {expected}", hint)
+    try:
+        with torch.device("meta"):
+            weights = sum(p.numel() for p in NETWORKS[name](shape, **arguments).parameters())
+    except TypeError as error:
+        raise EBMError(f"network {name!r} does not take these arguments: {error}", hint) from error
+    except RuntimeError:  # more than a tensor can count
+        weights = LARGEST_NETWORK + 1
+    if weights > LARGEST_NETWORK:
+        raise EBMError(f"network {name!r} would have more than {LARGEST_NETWORK:,} weights", "take a smaller width")
 
 
 def _import_factory(name: str, trusted: bool) -> Callable[..., nn.Module]:

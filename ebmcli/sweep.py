@@ -177,7 +177,7 @@ def outcome(cell: Cell) -> Outcome:
     last = records[-max(1, round(len(records) * SETTLED)) :]
 
     def mean(key: str) -> float:
-        return statistics.fmean(r[key] for r in last) if last else math.nan
+        return statistics.fmean(r.get(key, math.nan) for r in last) if last else math.nan
 
     pixels = recipe.data.channels * recipe.data.image_size**2 if recipe else 0
     return Outcome(

@@ -82,7 +82,7 @@ def test_what_is_no_run_is_not_opened(tmp_path: Path) -> None:
             Run.open(tmp_path / name)
         assert "ebm train RECIPE" in caught.value.hint
     (tmp_path / "run.json").write_text("{")
-    with pytest.raises(EBMError, match=r"run\.json cannot be read"):
+    with pytest.raises(EBMError, match=r"run\.json is not JSON"):
         _ = Run.open(tmp_path).facts
 
 

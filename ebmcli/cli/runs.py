@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -90,7 +91,7 @@ def _facts(run: Any) -> dict[str, Any]:
         "energy_difference": newest.get("energy_difference"),
         "displacement": newest.get("displacement"),
         "rollbacks": sum(bool(r.get("rolled_back")) for r in records),
-        "hours": sum(r["seconds"] for r in records) * recipe.log.metrics_every / 3600,
+        "hours": sum(r.get("seconds", 0.0) for r in records) * recipe.log.metrics_every / 3600,
         "changed": time.strftime("%Y-%m-%d %H:%M", time.localtime(run.metrics_path.stat().st_mtime))
         if records
         else None,
@@ -111,7 +112,7 @@ def _draw(all_runs: list[Any]) -> Iterator[Figure]:
                 colour = plots.COLOURS[number % len(plots.COLOURS)]
                 axis.plot(
                     [r["update"] for r in thin],
-                    [r[key] for r in thin],
+                    [r.get(key, math.nan) for r in thin],
                     color=colour,
                     linewidth=0.9,
                     linestyle=("-", "--", ":")[number // len(plots.COLOURS) % 3],

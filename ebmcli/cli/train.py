@@ -193,7 +193,7 @@ def _reopen(
     settings = load(run.recipe_path, overrides or ())
     if overrides:
         write_whole(run.recipe_path, settings.dumps())
-    facts = run.facts
+    facts = {"data_path": None, "device": "auto", "backend_requested": "auto"} | run.facts
     if data is not None:
         facts["data_path"] = _absolute(data) or data
     if device != "auto":

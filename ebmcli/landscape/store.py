@@ -19,7 +19,7 @@ from safetensors.torch import save as to_bytes
 from torch import Tensor
 
 from ebmcli.landscape.travel import Arrival, Job
-from ebmcli.run import crash_point
+from ebmcli.storage.disk import crash_point
 from ebmcli.storage.files import write_whole, writing
 from ebmcli.storage.locks import LOCK, hold
 from ebmcli.storage.tensors import read_tensors

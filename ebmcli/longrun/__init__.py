@@ -16,7 +16,7 @@ from ebmcli.errors import DivergedError
 from ebmcli.evaluation import Baseline, Outcome, Record, Walk, outcome
 from ebmcli.longrun import report
 from ebmcli.longrun.folder import Folder, facts
-from ebmcli.run import crash_point
+from ebmcli.storage.disk import crash_point
 
 __all__ = ["Folder", "facts", "finish", "follow", "report", "summary"]
 

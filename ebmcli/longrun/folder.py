@@ -30,7 +30,7 @@ from ebmcli import media
 from ebmcli.chains import Purpose, Stream
 from ebmcli.errors import EBMError
 from ebmcli.evaluation import Record, Walk, WalkSettings
-from ebmcli.run import crash_point
+from ebmcli.storage.disk import crash_point
 from ebmcli.storage.files import write_whole, writing
 from ebmcli.storage.locks import LOCK, hold
 from ebmcli.storage.tensors import read_tensors

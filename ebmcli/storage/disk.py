@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
 from pathlib import Path
 
 _NO_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.EBADF, errno.EACCES)
@@ -61,3 +62,12 @@ def remove(path: Path) -> None:
         path.rmdir()
     else:
         path.unlink()
+
+
+def crash_point(name: str) -> None:
+    """Where tests kill the process: SIGKILL if the environment's EBM_CRASH_AT is `name`.
+
+    Killing from outside never hits the instants that matter; this does.
+    """
+    if os.environ.get("EBM_CRASH_AT") == name:
+        os.kill(os.getpid(), signal.SIGKILL)
