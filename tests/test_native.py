@@ -283,8 +283,7 @@ def test_a_thread_that_cannot_be_had_stops_the_others(threads, monkeypatch: pyte
     settings = {"steps": 3, "step_size": 0.05, "scale": 30.0, "noise": 1.0, "temperature": 1.0, "key": 4}
     threads(3)
     expected = stack.langevin(x, chains=ids, **settings)
-    assert stack._pool is not None
-    submit, asked = stack._pool.submit, []
+    submit, asked = stack._crew.submit, []
 
     def only_one(*words: object) -> object:
         asked.append(words)
@@ -292,7 +291,7 @@ def test_a_thread_that_cannot_be_had_stops_the_others(threads, monkeypatch: pyte
             raise RuntimeError("can't start new thread")
         return submit(*words)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(stack._pool, "submit", only_one)
+    monkeypatch.setattr(stack._crew, "submit", only_one)
     with pytest.raises(RuntimeError, match="new thread"):
         stack.langevin(x, chains=ids, **settings)
     again = stack.langevin(x, chains=ids, **settings)
@@ -462,7 +461,7 @@ def test_a_compiler_that_fails_is_reported_in_one_line(tmp_path: Path) -> None:
     said = report(tmp_path, CXX=shutil.which("false") or "/bin/false")
     assert said.startswith("False ")
     assert said.count("\n") == 1
-    assert not list(tmp_path.iterdir())
+    assert [file.name for file in tmp_path.iterdir()] == ["native.lock"]
 
 
 def test_it_can_be_turned_off(tmp_path: Path) -> None:
@@ -470,11 +469,11 @@ def test_it_can_be_turned_off(tmp_path: Path) -> None:
 
 
 @needs_kernel
-def test_the_library_is_built_once_and_leaves_two_files(tmp_path: Path) -> None:
+def test_the_library_is_built_once_and_leaves_two_files_with_their_digests(tmp_path: Path) -> None:
     assert report(tmp_path, EBM_NATIVE="1") == "True \n"
     built = sorted(tmp_path.iterdir())
     stamps = [file.stat().st_mtime_ns for file in built]
-    assert len(built) == 2
+    assert [file.suffix for file in built] == [".sha256", ".so", ".sha256", ".so", ".lock"]
     assert report(tmp_path) == "True \n"
     assert sorted(tmp_path.iterdir()) == built
     assert [file.stat().st_mtime_ns for file in built] == stamps

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ebmcli import cores
 from ebmcli.cli import options
 from ebmcli.cli.output import Output
 
@@ -57,7 +58,7 @@ def bench(
     output = Output(json=json, quiet=quiet)
     if picture is not None:
         plots.check_name(picture)
-    torch.set_num_threads(threads or torch.get_num_threads())
+    cores.use(threads)
     place = devices.pick(device)
     cases = list(measure.SUITE) if suite else [_case(what)]
     if chains:

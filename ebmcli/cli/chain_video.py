@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ebmcli import __version__
+from ebmcli import __version__, cores
 from ebmcli.cli import options
 from ebmcli.cli.output import Output
 from ebmcli.errors import EBMError, UsageError
@@ -97,7 +97,6 @@ def chain_video(
     one that is not shows what long chains come to. The file's name decides the format.
     """
     output = Output(json=json, quiet=quiet)
-    import torch
 
     from ebmcli import device as devices
     from ebmcli import films, models
@@ -116,7 +115,7 @@ def chain_video(
     films.check_pace(pace)
     rest = (0, min(round(REST * rate), frames // 6))
 
-    torch.set_num_threads(threads or torch.get_num_threads())
+    cores.use(threads)
     if films.is_longrun(names):
         own = {"from": from_, "steps": steps, "step-size": step_size, "noise": noise, "temperature": temperature}
         _as_it_was(names, [name for name, value in own.items() if value is not None])

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ebmcli import cores
 from ebmcli.cli import options
 from ebmcli.cli.output import Output
 from ebmcli.errors import UsageError
@@ -96,8 +97,6 @@ def compare(
     for path, ending in ((html, ".html"), (png, ".png")):
         _free(path, ending, force)
 
-    import torch
-
     from ebmcli import device as devices
     from ebmcli import foreign, models
     from ebmcli.data.bundled import at_hand
@@ -107,7 +106,7 @@ def compare(
 
     if kernel not in KERNELS:
         raise UsageError(f"unknown kernel {kernel!r}", f"use {', '.join(KERNELS)}")
-    torch.set_num_threads(threads or torch.get_num_threads())
+    cores.use(threads)
     place = devices.pick(device)
     names = list(models_ or _all_bundled())
     ours = {

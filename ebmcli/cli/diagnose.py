@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ebmcli import cores
 from ebmcli.cli import options
 from ebmcli.cli.output import Output
 from ebmcli.errors import EBMError, UsageError
@@ -43,12 +44,10 @@ def diagnose(
     if out is not None and out.suffix.lower() not in (".png", ".svg"):
         raise UsageError(f"--out {out} is no name of a figure", "figures end in .png or .svg")
 
-    import torch
-
     from ebmcli import diagnosis, models
     from ebmcli.data.toys import TOYS
 
-    torch.set_num_threads(threads or torch.get_num_threads())
+    cores.use(threads)
     name = model or models.default()
     file = models.find(name)
     loaded = models.load(name)

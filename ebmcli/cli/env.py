@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import platform
 import re
-import shutil
 import subprocess
 import sys
 from importlib import metadata
@@ -15,6 +14,7 @@ from typing import Any
 from ebmcli import __version__
 from ebmcli.cli.options import Json
 from ebmcli.cli.output import Output
+from ebmcli.storage.private import cache_folder
 
 _PACKAGES = (
     "torch",
@@ -39,8 +39,8 @@ def env(json: Json = False) -> None:
 
     Nothing secret is shown: of a Hub token only whether there is one.
     """
-    facts = gather()
     out = Output(json=json)
+    facts = gather()
     out.result(facts)
     out.table([(name, text) for name, text in _flat(facts)])
 
@@ -64,14 +64,6 @@ def gather() -> dict[str, Any]:
             if name in os.environ
         },
     }
-
-
-def cache_folder() -> Path:
-    """`$EBM_CACHE`, else `$XDG_CACHE_HOME/ebmcli`, else `~/.cache/ebmcli`."""
-    if own := os.environ.get("EBM_CACHE"):
-        return Path(own).expanduser()
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "ebmcli"
 
 
 def cpu_name() -> str:
@@ -113,29 +105,35 @@ def _torch() -> dict[str, Any]:
 
 
 def _compiler() -> str | None:
-    """The C++ compiler on the path, and its version line."""
-    for name in (os.environ.get("CXX"), "c++", "g++", "clang++"):
-        found = shutil.which(name) if name else None
-        if found is None:
-            continue
-        try:
-            run = subprocess.run([found, "--version"], capture_output=True, text=True, timeout=10, check=False)
-        except (OSError, subprocess.TimeoutExpired):
-            continue
-        lines = run.stdout.splitlines()
-        return f"{found}: {lines[0]}" if lines else found
-    return None
+    """The C++ compiler that the native engine is built with, and its version line."""
+    try:
+        from ebmcli.sampler.library import compiler
+
+        command = compiler()
+    except Exception:  # there is none, or a broken torch keeps the module from being imported
+        return None
+    try:
+        run = subprocess.run([*command, "--version"], capture_output=True, text=True, timeout=10, check=False)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return f"{command[0]}: does not run ({error})"
+    lines = run.stdout.splitlines()
+    return f"{command[0]}: {lines[0]}" if lines else command[0]
 
 
 def _native() -> dict[str, Any]:
-    """Whether the compiled gradient engine runs here, or why not."""
+    """Whether the compiled gradient engine runs here, or why not; and where it is kept."""
     try:
-        from ebmcli.sampler import native
+        from ebmcli.sampler import library
 
-        available = bool(native.available())
-        return {"available": available, "why_not": None if available else native.why_not()}
+        available = library.available()
+        where = library.folder()
+        return {
+            "available": available,
+            "why_not": None if available else library.why_not(),
+            "folder": str(where) if where else None,
+        }
     except Exception as error:
-        return {"available": False, "why_not": f"{type(error).__name__}: {error}"}
+        return {"available": False, "why_not": f"{type(error).__name__}: {error}", "folder": None}
 
 
 def _hub() -> dict[str, Any]:

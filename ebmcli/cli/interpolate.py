@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ebmcli import cores
 from ebmcli.cli import options
 from ebmcli.cli.output import Output
 from ebmcli.errors import EBMError, UsageError
@@ -56,7 +57,6 @@ def interpolate(
     A strip with a pair in each row, and a film.
     """
     output = Output(json=json, quiet=quiet)
-    import torch
 
     from ebmcli import device as devices
     from ebmcli import media, models
@@ -74,7 +74,7 @@ def interpolate(
     check_name(film, fps)
     for path in (strip, film):
         refuse_foreign(path, force)
-    torch.set_num_threads(threads or torch.get_num_threads())
+    cores.use(threads)
     loaded = models.load(model, device=devices.pick(device), backend=backend, trusted=trust_code)
     if loaded.config.channels not in (1, 3):
         raise EBMError(f"{name} is a model of points, not of images", "interpolate models of images")

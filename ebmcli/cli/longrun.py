@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ebmcli import cores
 from ebmcli.cli import options
 from ebmcli.cli.output import Output
 from ebmcli.errors import DivergedError, EBMError, Exit, UsageError
@@ -196,7 +197,6 @@ def _begin(
     output: Output,
 ) -> tuple[Walk, Folder, Baseline | None]:
     """A new long run: everything that can be wrong is said before there is a folder."""
-    import torch
 
     from ebmcli import device as devices
     from ebmcli import models
@@ -205,7 +205,7 @@ def _begin(
     from ebmcli.models import label as _label
     from ebmcli.run import new_folder
 
-    torch.set_num_threads(threads or torch.get_num_threads())
+    cores.use(threads)
     name = model or models.default()
     loaded = models.load(model, **{**load, "device": devices.pick(load["device"])})
     settings = WalkSettings.of(loaded, **choices)
@@ -253,7 +253,7 @@ def _reopen(
     folder = Folder.open(path)
     facts, settings = folder.facts, folder.settings
     folder.lock()
-    torch.set_num_threads(threads or facts.get("threads") or torch.get_num_threads())
+    cores.use(threads, facts.get("threads"))
     if facts.get("data_path"):
         settings = dataclasses.replace(settings, data=facts["data_path"])
     load = {**load, "energy_scale": load["energy_scale"] or facts.get("energy_scale")}

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ebmcli import cores
 from ebmcli.cli import options
 from ebmcli.cli.output import Output
 from ebmcli.errors import EBMError, Exit, UsageError
@@ -109,13 +110,11 @@ def map_(
     output = Output(json=json, quiet=quiet)
     _check(from_, to, recall, resume, model)
 
-    import torch
-
     from ebmcli import device as devices
     from ebmcli.landscape.mapping import MapSettings
     from ebmcli.landscape.subject import open_subject, origin
 
-    torch.set_num_threads(threads or torch.get_num_threads())
+    cores.use(threads)
     place = devices.pick(device)
     if resume is not None:
         _resume(resume, place, backend, batch_size, output)

@@ -11,6 +11,8 @@ from typing import Annotated
 
 import typer
 
+from ebmcli.cores import MOST
+
 
 def check_device(value: str) -> str:
     """Accept auto, cpu, cuda, cuda:i and mps; whether the device is there is seen when it is used."""
@@ -43,7 +45,7 @@ Device = Annotated[
 ]
 Threads = Annotated[
     int | None,
-    typer.Option("--threads", metavar="N", min=1, help="CPU threads.", show_default="all cores"),
+    typer.Option("--threads", metavar="N", min=1, max=MOST, help="CPU threads.", show_default="all cores"),
 ]
 Data = Annotated[
     str | None,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ebmcli import cores
 from ebmcli.cli import options
 from ebmcli.cli.output import Output
 from ebmcli.errors import EBMError, UsageError
@@ -83,7 +84,7 @@ def reconstruct(
         raise UsageError(f"--from {from_} is no image to reconstruct", "give data, or a path to images")
     if target.suffix.lower() == ".png" or target.is_dir():
         refuse_foreign(target, force)
-    torch.set_num_threads(threads or torch.get_num_threads())
+    cores.use(threads)
     loaded = models.load(model, device=devices.pick(device), backend=backend, trusted=trust_code)
     if loaded.config.channels not in (1, 3):
         raise EBMError(f"{name} is a model of points, not of images", "reconstruct images")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ebmcli import cores
 from ebmcli.cli import options
 from ebmcli.cli.output import Output
 from ebmcli.errors import UsageError
@@ -86,13 +87,11 @@ def sample(
     if trace and format_ is not Format.grid:
         raise UsageError(f"--trace makes a picture, --format {format_} does not", "leave out --format")
 
-    import torch
-
     from ebmcli import device as devices
     from ebmcli import models
     from ebmcli.sampling import SampleSettings, metadata
 
-    torch.set_num_threads(threads or torch.get_num_threads())
+    cores.use(threads)
     loaded = models.load(
         model,
         device=devices.pick(device),

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ebmcli import cores
 from ebmcli.cli import options
 from ebmcli.cli.output import Output
 from ebmcli.errors import DivergedError, EBMError, Exit, UsageError
@@ -87,19 +88,16 @@ def train(
     folder = Path()
     if resume is not None:
         settings, run, facts = _reopen(resume, set_, data, device, backend)
-        threads = threads or facts.get("threads")
     else:
         from ebmcli.recipe import load
 
         settings = _choose(str(data), device, save_recipe, set_, output) if chosen else load(str(recipe), set_ or ())
         folder, facts = _begin(settings, out, data, device, backend)
 
-    import torch
-
     from ebmcli.learning import Learning
     from ebmcli.run import Run
 
-    torch.set_num_threads(threads or torch.get_num_threads())
+    cores.use(threads, facts.get("threads"))
     learning = _prepare(settings, run, facts, output)
     if run is None:
         _preflight(learning, strict, output)

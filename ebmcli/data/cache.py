@@ -27,6 +27,7 @@ except ImportError:
     fcntl = None  # type: ignore[assignment]
 
 from ebmcli.errors import EBMError
+from ebmcli.storage.private import cache_folder
 
 if TYPE_CHECKING:
     import numpy as np
@@ -43,9 +44,7 @@ _MEMORY = 2**30  # bytes that are kept in memory at most where the cache cannot 
 
 def folder() -> Path:
     """Folder `data` in `$EBM_CACHE`, else in `$XDG_CACHE_HOME/ebmcli`, else in `~/.cache/ebmcli`."""
-    own, xdg = os.environ.get("EBM_CACHE"), os.environ.get("XDG_CACHE_HOME")
-    base = Path(own) if own else (Path(xdg) if xdg else Path("~/.cache")) / "ebmcli"
-    return base.expanduser() / "data"
+    return cache_folder() / "data"
 
 
 class Kept(NamedTuple):
@@ -237,7 +236,8 @@ def writer(key: str, count: int, item: tuple[int, int, int]) -> Iterator[Writer 
     """
     need, where = count * item[0] * item[1] * item[2] + _HEADER, folder()
     try:
-        where.mkdir(parents=True, exist_ok=True)
+        where.parent.mkdir(mode=0o700, parents=True, exist_ok=True)  # the compiled kernel is kept there too
+        where.mkdir(exist_ok=True)
         _sweep(where)
         opened = _open(where / f".{key}.part", key)
     except OSError as error:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import Future, wait
 from threading import Event
 from typing import NamedTuple
 
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from ebmcli.sampler.library import BLOCKS, LANES, NARROW, available, libraries, why_not
 from ebmcli.sampler.plain import PlainLayer, parse
 from ebmcli.sampler.shares import wrap
-from ebmcli.sampler.threads import alone, count
+from ebmcli.sampler.threads import Crew, alone, count
 
 __all__ = ["NativeStack", "PathResult", "Start", "available", "normal", "why_not", "words"]
 
@@ -159,7 +159,7 @@ class NativeStack:
         leaks = torch.tensor([layer.leak for layer in self._layers], dtype=torch.float32)
         wide, narrow = (_Compiled(library, numbers, leaks, unshuffle) for library in libraries())
         self._compiled = {LANES: wide, NARROW: narrow}
-        self._pool: ThreadPoolExecutor | None = None
+        self._crew = Crew("ebm-native")
         self._cost = 2 * LANES * sum(layer.multiplications for layer in self._layers)
 
     def __reduce__(self) -> str:
@@ -199,6 +199,7 @@ class NativeStack:
         A piece may be shared by two threads, one of which does its first steps and the other, later, the rest.
         """
         threads = 1 if self._cost * (steps + 1) < _WORTH_A_THREAD else min(count(), -(-n // NARROW))
+        threads = 1 + self._crew.ready(threads - 1)
         pieces = self._pieces(n, threads)
         for lanes in {piece.lanes for piece in pieces}:
             self._compiled[lanes].prepare(self._layers, threads)
@@ -223,14 +224,12 @@ class NativeStack:
         if len(shares) == 1:
             loop(0)
             return
-        if self._pool is None or self._pool._max_workers < len(shares) - 1:
-            self._pool = ThreadPoolExecutor(len(shares) - 1, thread_name_prefix="ebm-native")
         others: list[Future[None]] = []
         try:
             for thread in range(1, len(shares)):
-                others.append(self._pool.submit(loop, thread))
+                others.append(self._crew.submit(loop, thread))
             loop(0)
-        except BaseException:  # an interrupt, or no more threads: the others leave what they have not begun
+        except BaseException:  # an interrupt, or a thread that is not had: the others leave what they have not begun
             for share in shares:
                 for part in share:
                     begun[part.job].set()

@@ -10,8 +10,6 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from functools import cache
 from typing import NamedTuple
 
 import torch
@@ -23,7 +21,7 @@ from ebmcli.sampler.layers import Kept, Layer, read
 from ebmcli.sampler.native import PathResult, Start
 from ebmcli.sampler.points import Points, are_dense
 from ebmcli.sampler.precision import computing
-from ebmcli.sampler.threads import alone
+from ebmcli.sampler.threads import Crew, alone
 
 GRAINS = 4, 8
 """Chains of the smallest block on a CPU: the first size whose larger blocks give the same bits, or the last."""
@@ -41,9 +39,7 @@ class Piece(NamedTuple):
     size: int
 
 
-@cache
-def _pool(workers: int) -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(workers, thread_name_prefix="ebm-stack")
+_crew = Crew("ebm-stack")
 
 
 def _spread(work: Callable[[Piece], None], pieces: list[Piece], threads: int) -> None:
@@ -57,7 +53,7 @@ def _spread(work: Callable[[Piece], None], pieces: list[Piece], threads: int) ->
             for piece in queue:
                 work(piece)
 
-    others = [_pool(threads - 1).submit(loop) for _ in range(min(threads, len(pieces)) - 1)]
+    others = [_crew.submit(loop) for _ in range(_crew.ready(min(threads, len(pieces)) - 1))]
     try:
         loop()
     finally:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
@@ -48,3 +52,35 @@ def held(folder: Path) -> bool:
         except OSError:
             return True
     return False
+
+
+@contextmanager
+def turn(path: Path, patience: float) -> Iterator[None]:
+    """Inside, no other process is: each waits for its turn, and one that dies gives its turn up.
+
+    For work whose result the next one finds, and which may be done twice: where the system has no such lock, or
+    nobody's turn ended in `patience` seconds, it goes on without.
+
+    Args:
+        path: the file that is locked, made where it is missing. It stays.
+        patience: seconds to wait at most.
+    """
+    flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
+    try:
+        handle = os.open(path, flags, 0o600)
+    except OSError:  # the folder takes no file, and so no result either: there is nothing to wait for
+        yield
+        return
+    try:
+        end = time.monotonic() + patience
+        while fcntl is not None and time.monotonic() < end:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                time.sleep(0.05)
+            except OSError:  # a file system without locks
+                break
+        yield
+    finally:
+        os.close(handle)
