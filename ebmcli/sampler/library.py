@@ -5,9 +5,10 @@ The file beside this one is compiled at first use with the C++ compiler of the m
 ctypes. Without a compiler `available()` is False and `why_not()` says why; `EBM_NATIVE=0` turns the kernel off.
 
 What is loaded runs as code, so it has to be what was built here, to the byte. The cache folder and its files must be
-ours alone (`ebmcli.storage.private`). The name of a library is the hash of all that it is made from, and beside it lies its
-digest, which is written last. The bytes that agree with the digest are those that are loaded, whatever becomes of the
-file meanwhile. What is damaged is built anew, and that is said; what is new is tried in a process of its own first.
+ours alone (`ebmcli.storage.private`). The name of a library is the hash of all that it is made from, and beside it
+lies its digest, which is written last. The bytes that agree with the digest are those that are loaded, whatever
+becomes of the file meanwhile. What is damaged is built anew, and that is said; what is new is tried in a process of
+its own first.
 """
 
 from __future__ import annotations
