@@ -9,14 +9,16 @@ import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
 from ebmcli.errors import EBMError, UsageError
 from ebmcli.media import plots
 from ebmcli.recipe import Recipe
 from ebmcli.recipe import load as load_recipe
 from ebmcli.run import Run
-from ebmcli.storage.files import write_whole
+from ebmcli.storage.files import write_whole, writing
+from ebmcli.storage.locks import LOCK, hold
+from ebmcli.storage.reading import read_json
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -127,11 +129,16 @@ def _is_swept(override: str, axes: Sequence[Axis]) -> bool:
     return override.partition("=")[0].strip() in {axis.key for axis in axes}
 
 
-def begin(folder: Path, recipe: str, axes: Sequence[Axis], overrides: Sequence[str], data: str | None) -> None:
+def begin(
+    folder: Path, recipe: str, axes: Sequence[Axis], overrides: Sequence[str], data: str | None
+) -> IO[str] | None:
     """Write what the sweep is, or check that the folder holds the same one.
 
+    Returns:
+        the lock: the folder is this process's as long as it lives.
+
     Raises:
-        EBMError: it holds another, or something else.
+        EBMError: it holds another sweep, or something else; another process is at work in it; it cannot be written.
     """
     facts = {
         "recipe": recipe,
@@ -140,17 +147,23 @@ def begin(folder: Path, recipe: str, axes: Sequence[Axis], overrides: Sequence[s
         "data": data,
     }
     path = folder / FACTS
-    if path.is_file():
-        there = json.loads(path.read_text())
-        if there != facts:
-            raise EBMError(
-                f"{folder} holds another sweep: {there.get('recipe')} over {there.get('over')}", "choose another --out"
-            )
-        return
-    if folder.exists() and any(folder.iterdir()):
+    if folder.exists() and not folder.is_dir():
+        raise EBMError(f"{folder} is a file, and a sweep gets a folder of its own", "choose another --out")
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        strangers = [p for p in folder.iterdir() if p.name != LOCK and not p.name.startswith(f".{FACTS}.")]
+    if strangers and not path.is_file():
         raise EBMError(f"{folder} is not empty, and holds no sweep", "choose another --out")
-    folder.mkdir(parents=True, exist_ok=True)
-    write_whole(path, json.dumps(facts, indent=2) + "\n")
+    lock = hold(folder)
+    if not path.is_file():
+        write_whole(path, json.dumps(facts, indent=2) + "\n")
+        return lock
+    there = read_json(path, dict[str, Any])
+    if there != facts:
+        raise EBMError(
+            f"{folder} holds another sweep: {there.get('recipe')} over {there.get('over')}", "choose another --out"
+        )
+    return lock
 
 
 def state_of(folder: Path) -> tuple[str, int]:

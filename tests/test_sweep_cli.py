@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import signal
+import time
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,7 @@ from ebmcli import sweep
 from ebmcli.errors import UsageError
 from ebmcli.media import read_metadata
 from ebmcli.run import Run
+from ebmcli.storage.locks import held, hold
 
 SMALL = RECIPE.replace("updates = 40", "updates = 6").replace("samples_every = 20", "samples_every = 6")
 
@@ -73,13 +76,56 @@ def test_a_sweep_is_a_grid_of_runs_and_goes_on(grid: tuple[str, ...], tmp_path: 
     fails(ebm(*grid[:4], "--out", "grid", cwd=tmp_path), "grid holds another sweep", "choose another --out")
 
 
+@pytest.mark.parametrize(
+    "number", [signal.SIGTERM, signal.SIGKILL, pytest.param(signal.SIGHUP, marks=pytest.mark.slow)]
+)
+def test_no_learner_outlives_its_sweep(grid: tuple[str, ...], tmp_path: Path, number: int) -> None:
+    """However it is ended: each saves a checkpoint of the update it was at, and the same command goes on at once."""
+    words = (*grid[:4], "--set", "train.updates=80", "--out", "grid", "--jobs", "2")
+    process = Running(words, tmp_path, {})
+    runs = [tmp_path / "grid" / f"init-{init}" for init in ("uniform", "persistent")]
+    process.until(lambda: all(len(metrics(run)) >= 2 for run in runs), 300)
+    process.signal(number)
+    ended = process.end()
+    if number == signal.SIGKILL:
+        end = time.monotonic() + 60
+        while any(held(run) for run in runs):
+            assert time.monotonic() < end, "a learner goes on"
+            time.sleep(0.02)
+    else:
+        assert (ended.code, "the same command goes on" in ended.stderr) == (130, True)
+        assert not any(held(run) for run in runs)
+    for run in runs:
+        saved = Run(run).checkpoints()
+        assert saved
+        assert saved[-1].update == metrics(run)[-1]["update"] > 0
+    if number == signal.SIGTERM:
+        return  # how it goes on is the same after all of them
+    ran = ebm(*words, "--json", cwd=tmp_path, check=0)
+    assert [c["updates"] for c in json.loads(ran.stdout)["cells"]] == [80, 80]
+
+
+def test_a_sweep_has_its_folder_to_itself(grid: tuple[str, ...], tmp_path: Path) -> None:
+    """A second one is told; so is one whose folder cannot be made, or is something else."""
+    (tmp_path / "grid").mkdir()
+    lock = hold(tmp_path / "grid")
+    fails(ebm(*grid, cwd=tmp_path), "another process is at work in grid")
+    if lock is not None:
+        lock.close()
+    (tmp_path / "file").write_text("")
+    for out, said in (("file", "file is a file"), ("file/in", "cannot write file/in")):
+        fails(ebm(*grid[:4], "--out", out, cwd=tmp_path), said)
+    (tmp_path / "grid" / sweep.FACTS).write_text('{"recipe":')
+    fails(ebm(*grid, cwd=tmp_path), "sweep.json is not JSON")
+
+
 def test_what_fails_and_what_diverges(grid: tuple[str, ...], tmp_path: Path) -> None:
     """A cell that diverges is noted and not tried again; one that cannot run ends the sweep with its own words."""
     wild = ("--set", "optimizer.learning_rate=1e6", "--set", "guard.retries=0", "--json")
     ran = ebm(*grid[:4], *wild, "--out", "wild", cwd=tmp_path, check=0)
     states = [c["state"] for c in json.loads(ran.stdout)["cells"]]
     assert states == ["diverged"] * 2
-    assert "diverged: error: update" in ran.stderr
+    assert "diverged: update" in ran.stderr
     assert "2 of them done before" in ebm(*grid[:4], *wild, "--out", "wild", cwd=tmp_path, check=0).stderr
     ran = ebm(*grid[:4], "--data", "nowhere", "--out", "bad", "--quiet", cwd=tmp_path)
     # Two cells run at once: either may be the first to say it.

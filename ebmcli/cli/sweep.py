@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
 import os
+import signal
 import subprocess
 import sys
+import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import IO, TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
 
@@ -46,7 +51,7 @@ def sweep(
     """Learn a recipe at all combinations of some settings, and draw what r came to (Fig. 5).
 
     Each cell is a run in a folder of its own under --out (sweeps/RECIPE if left out). The same
-    command again goes on where it was: cells that are done stay, those begun are resumed.
+    command again goes on where it was, however it ended: cells that are done stay, those begun are resumed.
     """
     output = Output(json=json, quiet=quiet)
 
@@ -59,7 +64,7 @@ def sweep(
         output.table([(c.folder.name, *c.values) for c in cells], ("run", *(a.key for a in axes)))
         output.result([{"run": c.folder, **dict(zip((a.key for a in axes), c.values, strict=True))} for c in cells])
         return
-    grids.begin(folder, recipe, axes, set_ or (), data)
+    lock = grids.begin(folder, recipe, axes, set_ or (), data)
     waiting = [c for c in cells if grids.state_of(c.folder)[0] in ("not begun", "begun")]
     output.say(f"{folder}: {len(cells)} runs, {len(cells) - len(waiting)} of them done before")
     count = jobs or os.cpu_count() or 1
@@ -75,6 +80,8 @@ def sweep(
         [(*o.values, o.state, *_numbers(o)) for o in outcomes],
         (*(a.key.partition(".")[2] for a in axes), "state", "r", "r·L/R", "r/(ε√D)", "straightness", "d"),
     )
+    if lock is not None:
+        lock.close()
     output.say(f"{folder}: {figure}")
     output.result({"out": folder, "figure": figure, "cells": [o._asdict() for o in outcomes]})
 
@@ -85,52 +92,118 @@ def _numbers(o: Outcome) -> tuple[str, ...]:
     return tuple(f"{v:.3g}" for v in (o.displacement, ratio, noise, o.straightness, o.energy_difference))
 
 
+class Learner(NamedTuple):
+    """A cell that is being learned, in a process of its own that ends when this one does."""
+
+    cell: Cell
+    process: subprocess.Popen[bytes]
+    said: IO[bytes]
+    """all of its stderr; a file, since nobody reads along, and a full pipe would hold it up"""
+
+    def told(self) -> dict[str, str]:
+        """What it said last, by the word before the colon: `error`, `hint`."""
+        self.said.seek(0)
+        lines = self.said.read().decode(errors="replace").splitlines()
+        return dict(line.partition(": ")[::2] for line in lines if ": " in line)
+
+
 def _run_all(waiting: list[Cell], recipe: str, data: str | None, count: int, bar: Bar, output: Output) -> None:
-    """Run the cells, `count` at once; Ctrl-C lets each save its checkpoint."""
-    running: dict[subprocess.Popen[str], Cell] = {}
-    queue = list(waiting)
-    try:
-        while queue or running:
-            while queue and len(running) < count:
-                cell = queue.pop(0)
-                running[_start(cell, recipe, data)] = cell
-            for process in [p for p in running if p.poll() is not None]:
-                cell = running.pop(process)
-                _, said = process.communicate()
-                if process.returncode == Exit.DIVERGED:
-                    _note_divergence(cell)
-                    output.warn(f"{cell.folder.name} diverged: {said.strip().splitlines()[-2]}")
-                elif process.returncode:
-                    lines = dict(line.partition(": ")[::2] for line in said.splitlines() if ": " in line)
-                    hint = lines.get("hint", "run it alone to see why: ebm train")
-                    raise EBMError(
-                        f"{cell.folder.name} failed: {lines.get('error', said.strip()[-200:])}",
-                        f"{hint}; the same command goes on",
-                    )
-                bar.update(run=cell.folder.name)
-            time.sleep(POLL)
-    except KeyboardInterrupt:
+    """Run the cells, `count` at once; a signal that ends this process lets each save its checkpoint."""
+    running: list[Learner] = []
+    queue, waits = list(waiting), set[Path]()
+    with _asked_to_stop() as asked:
+        try:
+            while (queue or running) and not asked:
+                for cell in itertools.islice(_startable(queue, waits, output), count - len(running)):
+                    running.append(_start(cell, recipe, data))
+                for learner in [one for one in running if one.process.poll() is not None]:
+                    running.remove(learner)
+                    _ended(learner, output)
+                    bar.update(run=learner.cell.folder.name)
+                time.sleep(POLL)
+        finally:
+            _stop(running, asked)
+    if asked:
         raise EBMError(
             "interrupted: each run under way has saved a checkpoint",
             "the same command goes on",
             code=Exit.INTERRUPTED,
-        ) from None
+        )
+
+
+@contextmanager
+def _asked_to_stop() -> Iterator[list[int]]:
+    """A list that is empty until a signal asks this process to end; those that it was told to ignore stay ignored."""
+    asked: list[int] = []
+    names = ("SIGINT", "SIGTERM", "SIGHUP")
+    numbers = [getattr(signal, name) for name in names if hasattr(signal, name)]
+    heeded = [number for number in numbers if signal.getsignal(number) != signal.SIG_IGN]
+    before = {number: signal.signal(number, lambda n, _: asked.append(n)) for number in heeded}
+    try:
+        yield asked
     finally:
-        for process in running:
-            process.terminate()
-        for process in running:
-            process.wait()
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
-def _start(cell: Cell, recipe: str, data: str | None) -> subprocess.Popen[str]:
+def _startable(queue: list[Cell], waits: set[Path], output: Output) -> Iterator[Cell]:
+    """Take cells out of the queue, but for those that other processes learn; that is said once of each."""
+    from ebmcli.storage.locks import held
+
+    for cell in list(queue):
+        if not held(cell.folder):
+            queue.remove(cell)
+            yield cell
+        elif cell.folder not in waits:  # such as the learner of a sweep that was killed, until it has saved
+            waits.add(cell.folder)
+            output.say(f"{cell.folder.name}: another process is at work in it; it waits for that to end")
+
+
+def _ended(learner: Learner, output: Output) -> None:
+    """Note what a learner that has ended came to.
+
+    Raises:
+        EBMError: it failed.
+    """
+    name, told = learner.cell.folder.name, learner.told()
+    if learner.process.returncode == Exit.DIVERGED:
+        _note_divergence(learner.cell)
+        output.warn(f"{name} diverged: {told.get('error', 'it does not say where')}")
+    elif learner.process.returncode:
+        code = learner.process.returncode
+        raise EBMError(
+            f"{name} failed: {told.get('error', f'its process ended with {code}')}",
+            f"{told.get('hint', 'run it alone to see why: ebm train')}; the same command goes on",
+        )
+
+
+def _stop(running: list[Learner], asked: list[int]) -> None:
+    """Let all learners save and end; each further signal that this process gets is passed on to them."""
+    passed_on = 0
+    for learner in running:
+        learner.process.terminate()
+    while any(learner.process.poll() is None for learner in running):
+        if len(asked) > max(passed_on, 1):
+            passed_on = len(asked)
+            for learner in running:
+                learner.process.terminate()
+        time.sleep(POLL / 4)
+
+
+def _start(cell: Cell, recipe: str, data: str | None) -> Learner:
     if (cell.folder / "run.json").is_file():
         words = ["--resume", str(cell.folder)]
     else:
         words = [recipe, "--out", str(cell.folder)]
         words += [word for override in cell.overrides for word in ("--set", override)]
     words += ["--data", data] if data else []
-    command = [sys.executable, "-m", "ebmcli", "train", *words, "--threads", "1", "--quiet"]
-    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    command = [sys.executable, "-m", "ebmcli.cli.attended", "train", *words, "--threads", "1", "--quiet"]
+    said = tempfile.TemporaryFile()  # noqa: SIM115 - read when the process has ended
+    # In a session of its own: Ctrl-C in a terminal is for this process, which passes it on once.
+    process = subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=said, start_new_session=True
+    )
+    return Learner(cell, process, said)
 
 
 def _note_divergence(cell: Cell) -> None:
