@@ -23,6 +23,7 @@ from ebmcli.media.film import Sights, Stage, Title
 from ebmcli.models import label, load
 from ebmcli.sampler import KERNELS, Kernel, Path, run
 from ebmcli.sampling import SampleSettings, starts
+from ebmcli.storage.paths import typed_path
 
 PIECE = 500
 """Steps made in one go, so that a long way between two frames can be interrupted and shows progress."""
@@ -258,7 +259,7 @@ def reach(models: Sequence[Checkpoint], data: str | None) -> float:
 
 def is_longrun(names: Sequence[str]) -> bool:
     """Whether one of these is the folder of a long run."""
-    return any((FilePath(name).expanduser() / FACTS).is_file() for name in names)
+    return any((typed_path(name) / FACTS).is_file() for name in names)
 
 
 class Kept(NamedTuple):

@@ -11,6 +11,7 @@ from ebmcli.checkpoint import FILE, Checkpoint
 from ebmcli.checkpoint import load as load_file
 from ebmcli.errors import EBMError, UsageError
 from ebmcli.hub import Address, parse
+from ebmcli.storage.paths import typed_path
 
 DEFAULT = "mnist-shortrun"
 FOLDER = Path(__file__).parent / "assets" / "models"
@@ -82,7 +83,7 @@ def look_up(model: str | Path | None = None, trusted: bool = False) -> Found:
         raise UsageError("the model's name is empty", "give a name or a path; None is the default model")
     if name in bundled():
         return Found(bundled()[name] / FILE)
-    path = Path(name).expanduser()
+    path = typed_path(name)
     if path.is_dir():
         if not (path / FILE).is_file():
             raise EBMError(f"{path} holds no {FILE}", "expected a model folder or a run that has begun")
@@ -99,7 +100,7 @@ def look_up(model: str | Path | None = None, trusted: bool = False) -> Found:
 
 def label(name: str) -> str:
     """What files made from a model are called, where the user does not say: by its run, folder, file or repository."""
-    path = Path(name)
+    path = typed_path(name)
     if not path.exists():
         address = parse(name)
         return path.name if address is None else str(address).partition("/")[2].replace("/", "-")

@@ -10,6 +10,7 @@ from ebmcli import potential
 from ebmcli.checkpoint import FILE, Checkpoint, ModelConfig, digest, load
 from ebmcli.errors import EBMError
 from ebmcli.networks import Shape
+from ebmcli.storage.paths import typed_path
 
 
 class Potential(potential.Potential):
@@ -61,7 +62,7 @@ class Potential(potential.Potential):
         from ebmcli.hub.pull import fetch
 
         name = str(pretrained_model_name_or_path)
-        address = None if name in models.bundled() or Path(name).expanduser().exists() else parse(name)
+        address = None if name in models.bundled() or typed_path(name).exists() else parse(name)
         if address is None:
             path, origin = models.look_up(name)
         else:

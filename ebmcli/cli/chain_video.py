@@ -12,6 +12,7 @@ from ebmcli import __version__, cores
 from ebmcli.cli import options
 from ebmcli.cli.output import Output
 from ebmcli.errors import EBMError, UsageError
+from ebmcli.storage.paths import typed_path
 
 if TYPE_CHECKING:
     from ebmcli.checkpoint import Checkpoint
@@ -119,7 +120,7 @@ def chain_video(
     if films.is_longrun(names):
         own = {"from": from_, "steps": steps, "step-size": step_size, "noise": noise, "temperature": temperature}
         _as_it_was(names, [name for name, value in own.items() if value is not None])
-        run = films.kept(Path(names[0]).expanduser())
+        run = films.kept(typed_path(names[0]))
         loaded: list[Checkpoint] = []
         total, trained, titles = run.steps, run.trained, [run.title]
         many = count or IMAGES[1]

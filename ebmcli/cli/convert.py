@@ -11,6 +11,7 @@ import typer
 from ebmcli.cli import options
 from ebmcli.cli.output import Output
 from ebmcli.errors import EBMError, UsageError
+from ebmcli.storage.paths import typed_path
 
 
 class To(StrEnum):
@@ -88,7 +89,7 @@ def convert(
         return
     from ebmcli import convert as converting
 
-    path = Path(source).expanduser()
+    path = typed_path(source)
     state = converting.read_pth(path)
     target = out or Path(path.stem)
     if recipe is not None:

@@ -13,6 +13,7 @@ from ebmcli import cores
 from ebmcli.cli import options
 from ebmcli.cli.output import Output
 from ebmcli.errors import DivergedError, EBMError, Exit, UsageError
+from ebmcli.storage.paths import typed_path
 
 if TYPE_CHECKING:
     from ebmcli.evaluation import Baseline, Outcome, Reference, Walk
@@ -233,7 +234,7 @@ def _absolute(source: str | None) -> str | None:
 
     if source is None or source in bundled() or source in models.bundled():
         return None
-    path = Path(source).expanduser()
+    path = typed_path(source)
     return str(path.resolve()) if path.exists() else None
 
 

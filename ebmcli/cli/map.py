@@ -12,6 +12,7 @@ from ebmcli import cores
 from ebmcli.cli import options
 from ebmcli.cli.output import Output
 from ebmcli.errors import EBMError, Exit, UsageError
+from ebmcli.storage.paths import typed_path
 
 if TYPE_CHECKING:
     from ebmcli.landscape.mapping import Landscape, MapSettings
@@ -323,6 +324,6 @@ def _absolute(name: str | None) -> str | None:
     from ebmcli.data.bundled import bundled
     from ebmcli.models import bundled as bundled_models
 
-    if name is None or name in bundled() or name in bundled_models() or not Path(name).expanduser().exists():
+    if name is None or name in bundled() or name in bundled_models() or not typed_path(name).exists():
         return name
-    return str(Path(name).expanduser().resolve())
+    return str(typed_path(name).resolve())

@@ -14,6 +14,7 @@ from ebmcli import cores
 from ebmcli.cli import options
 from ebmcli.cli.output import Output
 from ebmcli.errors import DivergedError, EBMError, Exit, UsageError
+from ebmcli.storage.paths import typed_path
 
 if TYPE_CHECKING:
     from ebmcli.learning import Learning
@@ -166,7 +167,7 @@ def _absolute(source: str) -> str | None:
     from ebmcli.data.bundled import bundled
     from ebmcli.data.toys import TOYS
 
-    path = Path(source).expanduser()
+    path = typed_path(source)
     is_name = source in bundled() or source in TOYS
     return None if is_name or not path.exists() else str(path.resolve())
 

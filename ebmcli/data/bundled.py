@@ -9,6 +9,7 @@ from pathlib import Path
 from ebmcli.data.sets import SETS
 from ebmcli.data.toys import TOYS
 from ebmcli.errors import EBMError
+from ebmcli.storage.paths import typed_path
 
 _ASSETS = Path(__file__).resolve().parent.parent / "assets" / "data"
 
@@ -56,7 +57,7 @@ def bundled() -> dict[str, Bundled]:
 
 def at_hand(name: str) -> str:
     """What a model's data is looked up as: the package's part of it, where it has one and there is no such path."""
-    if Path(name).expanduser().exists():
+    if typed_path(name).exists():
         return name
     return next((entry.name for entry in _BUNDLED if name in entry.of), name)
 
@@ -70,7 +71,7 @@ def resolve(source: str | Path) -> Path:
     name, sets = str(source), bundled()
     if name in sets:
         return sets[name].path
-    path = Path(source).expanduser()
+    path = typed_path(source)
     if path.exists():
         return path
     if name in TOYS:

@@ -13,6 +13,7 @@ from ebmcli.data.decode import Form, decode
 from ebmcli.data.readers import open_source
 from ebmcli.data.remote import address_of
 from ebmcli.errors import EBMError, Exit
+from ebmcli.storage.paths import typed_path
 
 if TYPE_CHECKING:
     import numpy as np
@@ -137,7 +138,7 @@ def _remote(source: str | Path, address: Address, split: str) -> Source:
     try:
         return open_remote(address, split)
     except EBMError as error:
-        if error.code == Exit.HUB and Path(source).expanduser().parent.is_dir():  # photos/2024 is an address too
+        if error.code == Exit.HUB and typed_path(source).parent.is_dir():  # photos/2024 is an address too
             error.message = f"no data at {source} here, and {error.message}"
         raise
 

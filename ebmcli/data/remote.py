@@ -23,6 +23,7 @@ from ebmcli.data.toys import TOYS
 from ebmcli.errors import EBMError
 from ebmcli.hub import client
 from ebmcli.hub.address import Address, parse
+from ebmcli.storage.paths import typed_path
 
 if TYPE_CHECKING:
     from ebmcli.data.source import Item
@@ -60,7 +61,7 @@ def address_of(source: str | Path) -> Address | None:
         UsageError: it is a URL, and not one of a data set on the Hub.
     """
     name = str(source)
-    if name in bundled() or name in TOYS or Path(name).expanduser().exists():
+    if name in bundled() or name in TOYS or typed_path(name).exists():
         return None
     short, at, revision = name.partition("@")
     known = public(short)

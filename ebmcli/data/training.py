@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,6 +14,7 @@ from ebmcli.data.images import ImageSet, load
 from ebmcli.data.remote import address_of
 from ebmcli.data.toys import TOYS, Toy, load_toy
 from ebmcli.errors import EBMError
+from ebmcli.storage.paths import typed_path
 
 if TYPE_CHECKING:
     from ebmcli.recipe import DataSettings
@@ -85,7 +85,7 @@ def open_data(
             progress=progress,
         )
     except EBMError as error:
-        if path is None and address_of(source) is None and not Path(source).expanduser().exists():
+        if path is None and address_of(source) is None and not typed_path(source).exists():
             error.message = f"this recipe's data, {source}, is not on this machine"
             error.hint = f"give local files with --data PATH, or a set of the package: {', '.join(bundled())}"
         raise

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ebmcli.errors import EBMError, UsageError
+from ebmcli.storage.paths import typed_path
 
 WEIGHTS = Path(__file__).parent.parent / "assets" / "features" / "efflite0_trunk112_fp16.safetensors"
 NAME = "efficientnet-lite0-112"
@@ -146,7 +147,7 @@ def load_features(source: str | None = None, *, trusted: bool = False) -> Featur
         return Features(NAME, Trunk(load_file(WEIGHTS)))
     if ":" in source and not Path(source).exists():
         return _imported(source, trusted)
-    path = Path(source).expanduser()
+    path = typed_path(source)
     if not path.is_file():
         raise EBMError(f"no feature network at {source}", "give a safetensors file, or package.module:factory")
     with open(path, "rb") as file:

@@ -16,6 +16,7 @@ from pydantic import ValidationError
 from ebmcli.errors import EBMError, UsageError
 from ebmcli.recipe.checks import shown
 from ebmcli.recipe.sections import Recipe
+from ebmcli.storage.paths import typed_path
 from ebmcli.storage.reading import LARGEST_RECIPE, parse_toml, read_bytes
 
 _PACKAGE = Path(__file__).resolve().parent.parent
@@ -53,7 +54,7 @@ def find(address: str | Path) -> Path:
     text = os.fspath(address)
     if not _looks_like_path(text) and _plain(text) in names():
         return path_of(text)
-    path = Path(text).expanduser()
+    path = typed_path(text)
     if path.is_dir() and text:
         if (path / "recipe.toml").is_file():
             return path / "recipe.toml"
