@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from ebmcli import diagnosis, media
-from ebmcli.checkpoint import FILE, Checkpoint, load, save
+from ebmcli.checkpoint import FILE, Checkpoint, checksum_of, load, save
 from ebmcli.errors import EBMError
 from ebmcli.hub import Address, parse
 from ebmcli.run import Run
@@ -61,8 +61,9 @@ def export(
     """
     if target.exists() and any(target.iterdir()):
         raise EBMError(f"{target} exists and is not empty", "choose another folder")
+    judged = None if longrun is None else _judged(longrun, checksum_of(source, trusted=trusted))
     model = load(source, trusted=trusted)
-    judged = _verdict_beside(source, model) if longrun is None else _judged(longrun, model)
+    judged = _verdict_beside(source, model) if longrun is None else judged
     return write(model, target, name, _summary(source, model.config.updates), trusted, judged, **card_options)
 
 
@@ -106,13 +107,13 @@ def write(
     return written
 
 
-def _judged(folder: Path, model: Checkpoint) -> dict[str, Any]:
-    """What a finished long run of this model came to."""
+def _judged(folder: Path, checksum: str) -> dict[str, Any]:
+    """What a finished long run of the model with this checksum came to; the model itself is not loaded for it."""
     from ebmcli.longrun import Folder
 
     opened = Folder.open(folder)
     result = opened.result
-    if opened.facts["model_sha256"] != model.digest:
+    if opened.facts["model_sha256"] != checksum:
         raise EBMError(
             f"{folder} is a long run of another model ({opened.facts['model_name']})", "give one of this very file"
         )

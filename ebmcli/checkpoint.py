@@ -19,9 +19,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor, nn
 
 from ebmcli import __version__
-from ebmcli.errors import EBMError
+from ebmcli.consent import is_code, unasked
+from ebmcli.errors import ConsentError, EBMError
 from ebmcli.networks import LARGEST_SIDE, NETWORKS, Shape, build
 from ebmcli.potential import Potential
+from ebmcli.recipe.agreement import contradictions
 from ebmcli.sampler.precision import PRECISIONS
 from ebmcli.storage.files import write_whole
 from ebmcli.storage.reading import mistake, parse_json
@@ -175,6 +177,7 @@ def load(
     broken = not_finite(tensors)
     if broken:
         raise EBMError(f"{path}: {broken} is not finite, expected finite floating point", "get the file again")
+    _check_claims(path, config, recipe, trusted, energy_scale is not None)
     _check_bank(path, config, tuple(tensors["bank"].shape) if "bank" in tensors else None)
     prefix = "network."
     if weights == "last" and config.weights == "average":
@@ -216,12 +219,40 @@ def examine(
         EBMError: as `load`, for what the header shows.
     """
     config = _config(where, metadata, None)
+    _check_claims(where, config, metadata.get("recipe", ""), trusted)
     _check_bank(where, config, shapes.get("bank"))
-    if config.network in NETWORKS or not trusted:  # a factory of others may not build without memory
+    if not is_code(config.network):  # which may not build without memory
         state = {k.removeprefix("network."): v for k, v in shapes.items() if k.startswith("network.")}
         with torch.device("meta"):
             _check_fit(where, config, _build(where, config, False), state)
     return config
+
+
+def settings_of(path: Path) -> ModelConfig:
+    """The settings of a checkpoint file; its network is not built, and no code is imported.
+
+    Raises:
+        EBMError: as `load`, for what file and settings show.
+    """
+    return _config(path, read_tensors(path)[1], None)
+
+
+def checksum_of(path: Path, energy_scale: float | None = None, trusted: bool = False) -> str:
+    """The checksum of a checkpoint file's content, as `load` gives it, before its network is built.
+
+    Args:
+        path: of the file.
+        energy_scale: as `load`.
+        trusted: as `load`; no code is imported here in any case.
+
+    Raises:
+        ConsentError: the file names code as its network, and is not `trusted`.
+        EBMError: as `load`, for what file and settings show.
+    """
+    tensors, metadata = read_tensors(path)
+    recipe = metadata.get("recipe", "")
+    _check_claims(path, _config(path, metadata, energy_scale), recipe, trusted, energy_scale is not None)
+    return digest(tensors, metadata.get("ebm", ""), recipe)
 
 
 def _config(path: Path | str, metadata: dict[str, str], energy_scale: float | None) -> ModelConfig:
@@ -248,11 +279,30 @@ def _config(path: Path | str, metadata: dict[str, str], energy_scale: float | No
         raise EBMError(f"{path} has unreadable settings", "get the file again") from error
 
 
+def _check_claims(path: Path | str, config: ModelConfig, recipe: str, trusted: bool, scale_given: bool = False) -> None:
+    """What settings and recipe say, before anything is built from it: no code unasked, and both the same.
+
+    Args:
+        path: names the file in messages.
+        config: the settings.
+        recipe: TOML.
+        trusted: as `load`.
+        scale_given: whether the energy scale is the user's, not the file's.
+    """
+    if is_code(config.network) and not trusted:
+        raise ConsentError(f"the network of {path} cannot be built: {unasked(config.network)}")
+    settings = config.model_dump(exclude={"energy_scale"} if scale_given else None)
+    for found in contradictions(settings, recipe)[:1]:
+        raise EBMError(f"{path} contradicts itself: {found.line()}", "get the file again, or another one")
+
+
 def _build(path: Path | str, config: ModelConfig, trusted: bool) -> nn.Module:
     try:
         return build(config.network, config.shape, trusted=trusted, **config.arguments)
     except EBMError as error:
-        raise EBMError(f"the network of {path} cannot be built: {error.message}", error.hint) from error
+        error.message = f"the network of {path} cannot be built: {error.message}"
+        error.args = (error.message,)
+        raise
     except (RuntimeError, ValueError, OverflowError) as error:  # a negative width, a size beyond all memory
         what = str(error).splitlines()[0]
         raise EBMError(f"the network of {path} cannot be built: {what}", "get the file again") from error

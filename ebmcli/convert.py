@@ -187,11 +187,17 @@ def settings_of_recipe(found: Recognised, recipe: Recipe, energy_scale: float | 
         data_noise=r.data.noise_std,
         regime=r.recipe.regime,
         updates=0,
-        data=r.data.source,
+        data=_without_path(r.data.source),
         crop=r.data.crop,
         recipe_hash=r.hash(),
         versions=versions(),
     )
+
+
+def _without_path(source: str) -> str:
+    """A recipe's data as a model names it: of a path the last name only, as of one that was learned here."""
+    is_path = source.startswith(("/", "~", ".", "\\")) or ":" in source
+    return Path(source.replace("\\", "/")).name if is_path else source
 
 
 def settings_by_hand(

@@ -52,6 +52,16 @@ class UsageError(EBMError):
         super().__init__(message, hint, code=Exit.USAGE, details=details)
 
 
+class ConsentError(EBMError):
+    """A file names code to import, and the user has not allowed that: exit code 1.
+
+    The command line puts the whole command to type in the place of the hint.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, "if you know where the file and that code come from, allow it: trusted=True")
+
+
 class DivergedError(EBMError):
     """Learning or sampling left the finite numbers: exit code 3, the last good state is saved."""
 

@@ -5,14 +5,16 @@ from __future__ import annotations
 import inspect
 import re
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from ebmcli.checkpoint import Checkpoint, ModelConfig, versions
-from ebmcli.errors import EBMError, UsageError
-from ebmcli.networks import Shape, named
+from ebmcli.consent import import_named
+from ebmcli.errors import ConsentError, EBMError, UsageError
+from ebmcli.networks import Shape
 from ebmcli.potential import Potential
 
 _SPEC = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
@@ -58,24 +60,39 @@ class Negated(nn.Module):
 
 
 def is_spec(name: str) -> bool:
-    """Whether a name means code to import: package.module:factory."""
-    return _SPEC.fullmatch(name) is not None
+    """Whether a name means code to import, package.module:factory; a file or folder of that name is meant first."""
+    return _SPEC.fullmatch(name) is not None and not Path(name).exists()
 
 
-def load(name: str, settings: Foreign, *, device: torch.device | str = "cpu", backend: str = "auto") -> Checkpoint:
+def load(
+    name: str,
+    settings: Foreign,
+    *,
+    trusted: bool = False,
+    device: torch.device | str = "cpu",
+    backend: str = "auto",
+) -> Checkpoint:
     """The module that `package.module:factory` makes, as a model to be sampled and judged.
 
     The factory is called with the shape (channels, size, size) if it takes an argument that has no default, else
     without any; it may also be an nn.Module itself.
 
+    Args:
+        name: of the code.
+        settings: what the module does not say of itself.
+        trusted: that the user has named this code, or has allowed it to be imported.
+        device: of its weights.
+        backend: as `Potential`'s.
+
     Raises:
+        ConsentError: not `trusted`.
         UsageError: the name is of another form.
         EBMError: it cannot be imported, fails, or does not map n images to n numbers.
     """
     if not is_spec(name):
         raise UsageError(f"{name!r} names no code", "give package.module:factory")
     shape = (settings.channels, settings.size, settings.size)
-    network = _made(name, shape).eval().requires_grad_(False).to(device)
+    network = _made(name, shape, trusted).eval().requires_grad_(False).to(device)
     _check(name, network, shape, device)
     if settings.sign == "logp":
         network = Negated(network)
@@ -99,10 +116,12 @@ def load(name: str, settings: Foreign, *, device: torch.device | str = "cpu", ba
     return Checkpoint(potential.eval(), config, None, "", "")
 
 
-def _made(name: str, shape: Shape) -> nn.Module:
+def _made(name: str, shape: Shape, trusted: bool) -> nn.Module:
     hint = "is it in this folder, installed, or on PYTHONPATH?"
     try:
-        found = named(name)
+        found = import_named(name, trusted=trusted, refusal=f"{name} would import code, which is not done unasked")
+    except ConsentError:
+        raise
     except Exception as error:  # whatever the user's code does when it is imported
         raise EBMError(f"{name} cannot be imported: {_said(error)}", hint) from error
     if isinstance(found, nn.Module):

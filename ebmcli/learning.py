@@ -54,9 +54,14 @@ def _network(config: ModelConfig) -> str:
     return f"{config.network} ({arguments}) of {config.image_size}×{config.image_size}×{config.channels}"
 
 
-def build_potential(recipe: Recipe, device: torch.device, backend: str = "auto") -> Potential:
-    """A new potential as the recipe says, with initial weights drawn from its seed."""
-    network = build(recipe.potential.network, shape(recipe), seed=recipe.train.seed, **network_arguments(recipe))
+def build_potential(recipe: Recipe, device: torch.device, backend: str = "auto", trusted: bool = False) -> Potential:
+    """A new potential as the recipe says, with initial weights drawn from its seed.
+
+    Raises:
+        ConsentError: the recipe names code as its network, and is not `trusted`.
+    """
+    seed, arguments = recipe.train.seed, network_arguments(recipe)
+    network = build(recipe.potential.network, shape(recipe), seed=seed, trusted=trusted, **arguments)
     scale = recipe.energy_scale_value()
     return Potential(network.to(device), shape(recipe), scale, recipe.mcmc.temperature, backend, recipe.train.precision)
 
@@ -120,6 +125,7 @@ class Learning:
         recipe: resolved.
         data: positives; `name` and `identity` of it go into checkpoints.
         folder: the run, new or begun; None learns without writing (a dry run).
+        trusted: allow code that the recipe names as its network to be imported.
     """
 
     def __init__(
@@ -129,12 +135,13 @@ class Learning:
         folder: Run | None,
         device: torch.device,
         backend: str = "auto",
+        trusted: bool = False,
     ) -> None:
         self.recipe = recipe
         self.data = data
         self.folder = folder
         self.device = device
-        self.potential = build_potential(recipe, device, backend)
+        self.potential = build_potential(recipe, device, backend, trusted)
         self.trainer = build_trainer(recipe, self.potential, data)
         self._sampler: Potential | None = None
         self._saved_at = time.monotonic()

@@ -7,10 +7,6 @@ code (`f.*` for toy and vanilla, `convs.*` and `fc.*` for nonlocal), so their we
 
 from __future__ import annotations
 
-import contextlib
-import importlib
-import os
-import sys
 from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
@@ -19,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ebmcli.consent import import_named, is_code, unasked
 from ebmcli.errors import EBMError
 
 Shape = tuple[int, int, int]
@@ -184,7 +181,7 @@ class NonLocal(nn.Module):
 NETWORKS: dict[str, Callable[..., nn.Module]] = {"toy": Toy, "vanilla": Vanilla, "nonlocal": NonLocal}
 
 
-def build(name: str, shape: Shape, *, seed: int = 0, trusted: bool = True, **arguments: Any) -> nn.Module:
+def build(name: str, shape: Shape, *, seed: int = 0, trusted: bool = False, **arguments: Any) -> nn.Module:
     """A new network with PyTorch's default initialisation drawn from `seed`.
 
     Args:
@@ -192,10 +189,11 @@ def build(name: str, shape: Shape, *, seed: int = 0, trusted: bool = True, **arg
             returns an nn.Module that maps [n c h w] to [n].
         shape: (channels, height, width) of one image.
         seed: of the initial weights; torch's global generator is left as it was.
-        trusted: False refuses factories: a downloaded file must not name code to run.
+        trusted: allow a factory to be imported, which a file that names one must not bring about by itself.
         arguments: of the network (width, leak, space_to_depth).
 
     Raises:
+        ConsentError: the name is a factory's, and not `trusted`.
         EBMError: unknown name, a factory that cannot be imported, arguments or an output that do not fit.
     """
     factory = NETWORKS.get(name) or _import_factory(name, trusted)
@@ -250,36 +248,17 @@ def _check_size(name: str, shape: Shape, arguments: dict[str, Any]) -> None:
 
 
 def _import_factory(name: str, trusted: bool) -> Callable[..., nn.Module]:
-    if ":" not in name:
+    if not is_code(name):
         known = ", ".join(NETWORKS)
         raise EBMError(f"unknown network {name!r}", f"use one of {known}, or package.module:factory")
-    if not trusted:
-        raise EBMError(
-            f"this file names code to run as its network ({name}), which is not done unasked",
-            "if you know where the file and that code come from: --trust-code",
-        )
     try:
-        return named(name)
+        factory: Callable[..., nn.Module] = import_named(name, trusted=trusted, refusal=unasked(name))
     except (ImportError, AttributeError, ValueError) as error:
         raise EBMError(
             f"network {name!r} cannot be imported: {error}",
             "give package.module:factory; is it in this folder, installed, or on PYTHONPATH?",
         ) from error
-
-
-def named(name: str) -> Any:
-    """What `package.module:attribute` names; of the present folder too, which a user who names code means as well.
-
-    Raises: whatever the import does.
-    """
-    module, _, attribute = name.partition(":")
-    with contextlib.suppress(FileNotFoundError):  # a folder that was removed
-        if os.getcwd() not in sys.path:
-            sys.path.append(os.getcwd())  # last: no file here may stand in for a module of Python's
-    found: Any = importlib.import_module(module)
-    for part in attribute.split("."):
-        found = getattr(found, part)
-    return found
+    return factory
 
 
 def _check_scalar(network: object, name: str, shape: Shape) -> None:

@@ -10,6 +10,7 @@ from ebmcli import potential
 from ebmcli.checkpoint import FILE, Checkpoint, ModelConfig, digest, load
 from ebmcli.errors import EBMError
 from ebmcli.networks import Shape
+from ebmcli.recipe.agreement import contradictions
 from ebmcli.storage.paths import typed_path
 
 
@@ -124,7 +125,10 @@ class Potential(potential.Potential):
         from ebmcli.card import write
 
         folder = Path(save_directory)
-        model = Checkpoint(self, self._config(config), self.bank, self.recipe, "", self.origin)
+        settings = self._config(config)
+        # Settings that were changed by hand are no longer those of the recipe, which would contradict them.
+        recipe = "" if contradictions(settings.model_dump(), self.recipe) else self.recipe
+        model = Checkpoint(self, settings, self.bank, recipe, "", self.origin)
         write(model, folder, folder.resolve().name, trusted=True, **(model_card_kwargs or {}))
         if push_to_hub:
             return self.push_to_hub(repo_id or folder.resolve().name, config=config, **push_to_hub_kwargs)

@@ -13,7 +13,7 @@ from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
 from ebmcli.errors import EBMError, UsageError
 from ebmcli.media import plots
-from ebmcli.recipe import Recipe
+from ebmcli.recipe import Recipe, may_import
 from ebmcli.recipe import load as load_recipe
 from ebmcli.run import Run
 from ebmcli.storage.files import write_whole, writing
@@ -127,6 +127,22 @@ def cells(folder: Path, recipe: str, axes: Sequence[Axis], overrides: Sequence[s
 
 def _is_swept(override: str, axes: Sequence[Axis]) -> bool:
     return override.partition("=")[0].strip() in {axis.key for axis in axes}
+
+
+def check_consent(waiting: Sequence[Cell], recipe: str, trusted: bool) -> None:
+    """Nothing, if the learners of these cells may import all code that their recipes name.
+
+    A recipe file of the user's own needs no more; a cell that was begun has its recipe in the sweep's folder, which
+    may come from anywhere.
+
+    Raises:
+        ConsentError: they may not, and not `trusted`.
+    """
+    for cell in waiting:
+        if (cell.folder / "run.json").is_file():
+            may_import(load_recipe(cell.folder), cell.folder, trusted)
+        else:
+            may_import(load_recipe(recipe, cell.overrides), recipe, trusted, cell.overrides)
 
 
 def begin(

@@ -71,7 +71,7 @@ def other() -> Normal:
 def theirs(name: str, **settings: float) -> Checkpoint:
     """A log-density of this module as a model of 8×8 images."""
     chosen = foreign.Foreign(size=8, channels=1, sign="logp", steps=150, **settings)  # type: ignore[arg-type]
-    return foreign.load(f"test_compare:{name}", chosen)
+    return foreign.load(f"test_compare:{name}", chosen, trusted=True)
 
 
 def test_energies_across_are_those_of_normal_laws() -> None:
@@ -132,8 +132,10 @@ def test_code_of_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     chosen = foreign.Foreign(size=16, channels=1)
     x = torch.rand(3, 1, 16, 16)
     for name in ("make", "shaped", "ready"):
-        model = foreign.load(f"their_code:{name}", chosen)
-        negated = foreign.load(f"their_code:{name}", foreign.Foreign(size=16, channels=1, sign="logp", scale=3.0))
+        model = foreign.load(f"their_code:{name}", chosen, trusted=True)
+        negated = foreign.load(
+            f"their_code:{name}", foreign.Foreign(size=16, channels=1, sign="logp", scale=3.0), trusted=True
+        )
         expected, grad = model.potential.energy_and_grad(x)
         got, opposite = negated.potential.energy_and_grad(x)
         if name != "shaped":  # which begins with weights of its own each time
@@ -149,9 +151,9 @@ def test_code_of_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
         "not_there:make": "not_there",
     }.items():
         with pytest.raises(EBMError, match=part):
-            foreign.load(name, chosen)
+            foreign.load(name, chosen, trusted=True)
     with pytest.raises(UsageError):
-        foreign.load("no code", chosen)
+        foreign.load("no code", chosen, trusted=True)
 
 
 def test_compare(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> None:

@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from ebmcli import data
 from ebmcli.data import GaussianMixture
-from ebmcli.errors import EBMError, UsageError
+from ebmcli.errors import ConsentError, EBMError
 from ebmcli.evaluation import Frechet, KernelDistance, Reference, load_features, memory, mixing, share_below
 from ebmcli.evaluation.features import NAME, WEIGHTS
 from ebmcli.evaluation.images import likeness, pixel_range, saturation
@@ -95,7 +95,7 @@ def test_other_feature_networks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     features = load_features("mine:Mean", trusted=True)
     assert features.name == "mine:Mean"
     assert features(torch.zeros(3, 1, 8, 8)).shape == (3, 3)
-    with pytest.raises(UsageError, match="would import code"):
+    with pytest.raises(ConsentError, match="would import code"):
         load_features("mine:Mean")
     for name, message in (("scalar", "returns"), ("broken", "no weights"), ("absent", "no attribute")):
         with pytest.raises(EBMError, match=message):

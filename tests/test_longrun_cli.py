@@ -275,7 +275,6 @@ def test_bad_words(done: Path, tmp_path: Path) -> None:
         (("--kernel", "mala", "--adjust", "none"), "is always tested"),
         (("--warmup", 5), "accepts every step"),
         (("--resume", done, "--steps", 5), "--steps is for a new long run"),
-        (("--features", "package.module:factory"), "would import code"),
     ]
     for words, message in usage:
         model = () if "--resume" in words else (SHORTRUN,)
@@ -288,6 +287,7 @@ def test_bad_words(done: Path, tmp_path: Path) -> None:
         ((SHORTRUN, "--out", done / "longrun.json"), "is a file"),
         ((SHORTRUN, "--out", done / "longrun.json" / "x"), "cannot make the folder"),
         ((SHORTRUN, "--out", MODELS), "is not empty"),
+        ((SHORTRUN, "--features", "package.module:factory"), "would import code"),
         ((SHORTRUN, "--features", SHORTRUN), "EfficientNet-Lite0 trunk"),
         (("--resume", "absent"), "no long run in absent"),
         ((CONVERGENT, "--resume", done), "this is another model"),

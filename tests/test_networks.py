@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ebmcli.errors import EBMError
+from ebmcli.errors import ConsentError, EBMError
 from ebmcli.networks import NonLocalBlock, Shape, build
 from ebmcli.potential import Potential
 
@@ -245,7 +245,7 @@ def factories(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 def test_a_factory_of_ones_own_is_used(factories: str) -> None:
     """`module:factory` gets the shape and the arguments, and its weights come from the seed."""
     shape = (1, 4, 4)
-    network, again = (build(f"{factories}:Net", shape, seed=5, width=7) for _ in range(2))
+    network, again = (build(f"{factories}:Net", shape, seed=5, trusted=True, width=7) for _ in range(2))
     weight = network.state_dict()["inner.weight"]
     assert weight.shape == (7, 16)
     assert torch.equal(weight, again.state_dict()["inner.weight"])
@@ -260,7 +260,11 @@ def test_a_factory_in_the_present_folder_is_found(tmp_path: Path, monkeypatch: p
     (tmp_path / "networks_of_here.py").write_text(FACTORIES)
     monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry])
     monkeypatch.chdir(tmp_path)
-    assert sum(p.numel() for p in build("networks_of_here:Net", (1, 4, 4)).parameters()) == 2 * 17
+    before = list(sys.path)
+    with pytest.raises(ConsentError):
+        build("networks_of_here:Net", (1, 4, 4))
+    assert sys.path == before
+    assert sum(p.numel() for p in build("networks_of_here:Net", (1, 4, 4), trusted=True).parameters()) == 2 * 17
 
 
 @pytest.mark.parametrize(
@@ -279,16 +283,16 @@ def test_a_factory_in_the_present_folder_is_found(tmp_path: Path, monkeypatch: p
 def test_a_factory_that_does_not_do_is_named(factories: str, name: str, arguments: dict[str, Any], said: str) -> None:
     """One known error each."""
     with pytest.raises(EBMError, match=said):
-        build(name, (1, 4, 4), **arguments)
+        build(name, (1, 4, 4), trusted=True, **arguments)
 
 
 def test_an_untrusted_file_names_no_code(factories: str) -> None:
     """The module is not even imported."""
     with pytest.raises(EBMError, match=r"names code to run as its network \(own_networks:Net\)") as raised:
-        build(f"{factories}:Net", (1, 4, 4), trusted=False)
+        build(f"{factories}:Net", (1, 4, 4))
     assert raised.value.hint
     assert factories not in sys.modules
-    build("toy", (2, 1, 1), trusted=False)
+    build("toy", (2, 1, 1))
 
 
 @pytest.mark.parametrize("name", ["vanilla", "nonlocal"])

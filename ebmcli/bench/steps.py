@@ -45,6 +45,8 @@ class Case(NamedTuple):
     steps: int = 100
     """L, for the cost of an update"""
     step_size: float = 0.01
+    trusted: bool = False
+    """whether code may be imported as its network"""
 
 
 SUITE = (
@@ -112,7 +114,7 @@ def eager_steps(network: nn.Module, x: Tensor, steps: int, step_size: float, noi
 
 def released(case: Case, device: torch.device) -> nn.Module:
     """The network as the released code computes it: its layers one by one, the toys' as convolutions."""
-    network = build(case.network, case.shape, **case.arguments).to(device)
+    network = build(case.network, case.shape, trusted=case.trusted, **case.arguments).to(device)
     layers = getattr(network, "f", network)
     assert isinstance(layers, nn.Module)
     return layers
@@ -175,7 +177,7 @@ def candidates(
     case: Case, device: torch.device, only: str | None = None, precision: str = "float32"
 ) -> dict[str, Potential]:
     """A potential for each backend that runs this case, all with the same weights."""
-    network = build(case.network, case.shape, **case.arguments).to(device)
+    network = build(case.network, case.shape, trusted=case.trusted, **case.arguments).to(device)
     result = {}
     for name, (fits, _) in BACKENDS.items():
         if only not in (None, name) or not fits(network, case.shape, device, precision):

@@ -10,6 +10,7 @@ from __future__ import annotations
 import difflib
 import importlib
 import os
+import shlex
 import sys
 from collections.abc import Sequence
 from typing import Annotated, Any, NamedTuple
@@ -20,7 +21,7 @@ import typer.main
 
 from ebmcli import __version__
 from ebmcli.cli.streams import secure
-from ebmcli.errors import EBMError, Exit, UsageError, of_system
+from ebmcli.errors import ConsentError, EBMError, Exit, UsageError, of_system
 from ebmcli.text import one_line, visible
 
 
@@ -199,8 +200,8 @@ def run(arguments: Sequence[str] | None = None) -> int:
         arguments: the words after `ebm`; `sys.argv[1:]` when left out.
     """
     debug = os.environ.get("EBM_DEBUG", "") not in ("", "0")
+    words = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        words = list(sys.argv[1:] if arguments is None else arguments)
         try:
             result = build().main(args=words, prog_name="ebm", standalone_mode=False)
         finally:
@@ -223,13 +224,16 @@ def run(arguments: Sequence[str] | None = None) -> int:
             import traceback
 
             print(visible(traceback.format_exc(), keep="\n"), file=sys.stderr)
-        known = _as_known(error)
+        known = _as_known(error, words)
         report(known.message, "" if debug and not isinstance(error, EBMError) else known.hint, known.details)
         return int(known.code)
 
 
-def _as_known(error: Exception) -> EBMError:
+def _as_known(error: Exception, words: Sequence[str]) -> EBMError:
     """A failure in our form: ours as it is, one of the system with its file and a hint, any other by its type."""
+    if isinstance(error, ConsentError):  # the hint in words of the command line: consent is given anew, and only here
+        how = f"if you know where the file and that code come from, allow it: ebm {shlex.join(words)} --trust-code"
+        return EBMError(error.message, how, code=error.code)
     if isinstance(error, EBMError):
         return error
     if isinstance(error, OSError) and error.filename is not None:

@@ -40,6 +40,7 @@ def bench(
     backend: options.Backend = "auto",
     precision: options.Precision = "float32",
     threads: options.Threads = None,
+    trust_code: options.TrustCode = False,
     json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:
@@ -60,7 +61,7 @@ def bench(
         plots.check_name(picture)
     cores.use(threads)
     place = devices.pick(device)
-    cases = list(measure.SUITE) if suite else [_case(what)]
+    cases = list(measure.SUITE) if suite else [_case(what, trust_code)]
     if chains:
         cases = [c._replace(chains=chains) for c in cases]
     only = None if backend == "auto" else backend
@@ -173,7 +174,7 @@ def _row(r: Row) -> tuple[str, ...]:
     )
 
 
-def _case(what: str | None) -> Case:
+def _case(what: str | None, trust_code: bool) -> Case:
     """The network, size, chains and steps of a recipe, or of a model."""
     from ebmcli import models, recipe
     from ebmcli.bench import Case
@@ -182,6 +183,8 @@ def _case(what: str | None) -> Case:
     if what is not None and (what.endswith(".toml") or not models.is_model(what)):
         r = recipe.load(what)
         arguments = network_arguments(r)
-        return Case(what, r.potential.network, shape(r), arguments, r.train.negatives, r.mcmc.steps, r.mcmc.step_size)
-    config = models.load(what).config
-    return Case(config.name, config.network, config.shape, config.arguments, 64, config.steps, config.step_size)
+        own = recipe.may_import(r, what, trust_code)
+        m = r.mcmc
+        return Case(what, r.potential.network, shape(r), arguments, r.train.negatives, m.steps, m.step_size, own)
+    c = models.load(what, trusted=trust_code).config
+    return Case(c.name, c.network, c.shape, c.arguments, 64, c.steps, c.step_size, trust_code)

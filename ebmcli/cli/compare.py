@@ -112,11 +112,15 @@ def compare(
     ours = {
         n: models.load(n, device=place, backend=backend, trusted=trust_code) for n in names if not foreign.is_spec(n)
     }
+
+    def imported(name: str, others: Foreign) -> Checkpoint:
+        """Code as a model: naming it as an argument is to ask for it, but EBM_MODEL is no argument."""
+        asked = trust_code or name in (models_ or ())
+        return foreign.load(name, others, trusted=asked, device=place, backend=backend)
+
     more = {"sign": sign.value, "scale": scale, "step_size": step_size, "steps": short}
     others = _foreign(names, ours, size, channels, data, **more)
-    loaded = [
-        (_label(n), ours[n] if n in ours else foreign.load(n, others, device=place, backend=backend)) for n in names
-    ]
+    loaded = [(_label(n), ours[n] if n in ours else imported(n, others)) for n in names]
     points = [name for name, model in loaded if model.config.shape[1:] == (1, 1)]
     images = [name for name, model in loaded if model.config.shape[1:] != (1, 1)]
     if data and points and images:

@@ -74,6 +74,7 @@ def convert(
             show_default="28, 32, 64, …",
         ),
     ] = None,
+    trust_code: options.TrustCode = False,
     force: options.Force = False,
     json: options.Json = False,
     quiet: options.Quiet = False,
@@ -85,7 +86,7 @@ def convert(
     """
     output = Output(json=json, quiet=quiet)
     if to is To.pth:
-        _back(source, out, force, output)
+        _back(source, out, force, trust_code, output)
         return
     from ebmcli import convert as converting
 
@@ -124,11 +125,11 @@ def convert(
     output.result({"out": target, "sha256": checksum, **config.model_copy(update={"name": target.name}).model_dump()})
 
 
-def _back(source: str, out: Path | None, force: bool, output: Output) -> None:
+def _back(source: str, out: Path | None, force: bool, trusted: bool, output: Output) -> None:
     from ebmcli import models
     from ebmcli.convert import write_pth
 
-    model = models.load(source)
+    model = models.load(source, trusted=trusted)
     target = out or Path(f"{models.label(source)}.pth")
     if target.is_dir() or (target.exists() and not force):
         raise EBMError(f"{target} exists", "give another --out" + ("" if target.is_dir() else ", or --force"))

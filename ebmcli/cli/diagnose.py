@@ -31,6 +31,7 @@ def diagnose(
     ] = 1000,
     lags: Annotated[int, typer.Option("--lags", metavar="N", min=6, max=200, help="Lags, in records.")] = 15,
     out: options.Out = None,
+    trust_code: options.TrustCode = False,
     threads: options.Threads = None,
     json: options.Json = False,
     quiet: options.Quiet = False,
@@ -49,8 +50,8 @@ def diagnose(
 
     cores.use(threads)
     name = model or models.default()
-    file = models.find(name)
-    loaded = models.load(name)
+    file = models.look_up(name, trust_code).path
+    loaded = models.load(name, trusted=trust_code)
     records = diagnosis.records_of(file)
     stem = Path(name).resolve().name if Path(name).exists() else Path(name).name
     is_toy = loaded.config.data in TOYS

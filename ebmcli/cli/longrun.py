@@ -247,7 +247,7 @@ def _reopen(
 
     from ebmcli import device as devices
     from ebmcli import models
-    from ebmcli.checkpoint import versions
+    from ebmcli.checkpoint import checksum_of, versions
     from ebmcli.evaluation import Walk
     from ebmcli.longrun import Folder
 
@@ -259,12 +259,14 @@ def _reopen(
         settings = dataclasses.replace(settings, data=facts["data_path"])
     load = {**load, "energy_scale": load["energy_scale"] or facts.get("energy_scale")}
     device = load["device"] if load["device"] != "auto" else facts.get("device", "auto")
-    loaded = models.load(model or facts["model"], **{**load, "device": devices.pick(device)})
-    if loaded.digest != facts["model_sha256"]:
+    name, trusted = model or facts["model"], load["trusted"]
+    # Before the network is built, which may mean to import code: is it the model at all?
+    if checksum_of(models.look_up(name, trusted).path, load["energy_scale"], trusted) != facts["model_sha256"]:
         raise EBMError(
             f"{path} is a long run of {facts['model_name']} at update {facts['updates']:,}, and this is another model",
             "give the same one: ebm longrun MODEL --resume FOLDER",
         )
+    loaded = models.load(name, **{**load, "device": devices.pick(device)})
     now = {"threads": torch.get_num_threads(), "backend": loaded.potential.backend.name, "torch": versions()["torch"]}
     for key, value in now.items():
         if facts.get(key) != value:
@@ -361,9 +363,10 @@ def _say(walk: Walk, folder: Folder, base: Baseline | None, output: Output, inte
     output.say(f"{folder.path}: {last:,} steps; picture in {folder.path / 'longrun.png'}, page in report.html")
     output.result({"out": folder.path, **folder.result})
     if interrupted:
+        flag = options.consent_again(walk.model.config.network)
         raise EBMError(
             f"interrupted: step {last:,} of {walk.settings.steps:,} is saved",
-            f"go on with ebm longrun --resume {folder.path}",
+            f"go on with ebm longrun --resume {folder.path}{flag}",
             code=Exit.INTERRUPTED,
         )
     if verdict and (found is None or not found.judgement.matches):

@@ -118,7 +118,7 @@ def map_(
     cores.use(threads)
     place = devices.pick(device)
     if resume is not None:
-        _resume(resume, place, backend, batch_size, output)
+        _resume(resume, place, backend, trust_code, batch_size, output)
         return
     how = {"backend": backend, "energy_scale": energy_scale, "trusted": trust_code}
     subject = open_subject(model, place, **how)
@@ -183,7 +183,7 @@ def _begin(
     facts = {
         "model": _absolute(subject.name),
         "digest": None if subject.model is None else subject.model.digest,
-        "how": {k: v for k, v in how.items() if k != "backend"},
+        "how": {"energy_scale": how["energy_scale"]},  # never whether code is trusted: that is asked anew each time
         "start": where,
         "samples": samples,
         "data": _absolute(data),
@@ -214,10 +214,12 @@ def _check_new(folder: Path, force: bool) -> None:
         raise EBMError(f"{folder} holds {what}", "choose another --out" + (", or --force" if not force else ""))
 
 
-def _resume(folder: Path, place: Any, backend: str, batch_size: int | None, output: Output) -> None:
+def _resume(folder: Path, place: Any, backend: str, trusted: bool, batch_size: int | None, output: Output) -> None:
+    from ebmcli import models
+    from ebmcli.checkpoint import checksum_of
     from ebmcli.landscape.mapping import MapSettings
     from ebmcli.landscape.store import Folder
-    from ebmcli.landscape.subject import first_states, open_subject
+    from ebmcli.landscape.subject import first_states, is_truth, open_subject
 
     work = folder / UNFINISHED
     if not (work / "settings.json").exists():
@@ -226,14 +228,17 @@ def _resume(folder: Path, place: Any, backend: str, batch_size: int | None, outp
         raise EBMError(f"no map was begun in {folder}", f"start one: ebm map MODEL --out {folder}")
     try:
         facts = jsonlib.loads((work / "settings.json").read_text())
-        settings = MapSettings(**facts["settings"])
-    except (ValueError, KeyError, TypeError) as error:
+        settings, scale = MapSettings(**facts["settings"]), facts["how"].get("energy_scale")
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise EBMError(f"{work / 'settings.json'} cannot be read", "was it changed by hand?") from error
-    subject = open_subject(facts["model"], place, backend=backend, **facts["how"])
-    if subject.model is not None and subject.model.digest != facts["digest"]:
+    name = facts["model"]
+    # Before the network is built, which may mean to import code: is it the model at all?
+    if not is_truth(name) and checksum_of(models.look_up(name, trusted).path, scale, trusted) != facts["digest"]:
         raise EBMError(
-            f"{facts['model']} is not the model that {folder} was begun with", "has it learned on since? begin anew"
+            f"{name or models.default()} is not the model that {folder} was begun with",
+            "has it learned on since? begin anew",
         )
+    subject = open_subject(name, place, backend=backend, energy_scale=scale, trusted=trusted)
     first = first_states(subject, facts["start"], facts["samples"], settings.seed, facts["data"])
     _make(subject, first, settings, facts["start"], folder, Folder(work), batch_size, facts["leaves"], output)
 
@@ -259,8 +264,9 @@ def _make(
     try:
         landscape = _watch(chart(subject.potential, first, settings, batch_size=batch_size, store=store), output)
     except KeyboardInterrupt:
+        flag = options.consent_again(subject.model.config.network if subject.model else "")
         raise EBMError(
-            "interrupted: what is done is kept", f"go on with ebm map --resume {folder}", code=Exit.INTERRUPTED
+            "interrupted: what is done is kept", f"go on with ebm map --resume {folder}{flag}", code=Exit.INTERRUPTED
         ) from None
     made = {"made_by": f"ebm {__version__}", **subject.facts, "start": where, "settings": asdict(settings)}
     save(landscape, folder, f"{label(subject.name)}: {len(first)} metastable states from {where}", made, leaves)

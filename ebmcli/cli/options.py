@@ -11,6 +11,7 @@ from typing import Annotated
 
 import typer
 
+from ebmcli.consent import is_code
 from ebmcli.cores import MOST
 
 
@@ -19,6 +20,11 @@ def check_device(value: str) -> str:
     if re.fullmatch(r"auto|cpu|cuda(:\d+)?|mps", value):
         return value
     raise typer.BadParameter(f"{value!r} is not one of auto, cpu, cuda, cuda:0, cuda:1, …, mps")
+
+
+def consent_again(network: str) -> str:
+    """The flag that a command to go on with needs, where the network is code: consent is asked for anew each time."""
+    return " --trust-code" if is_code(network) else ""
 
 
 Model = Annotated[
@@ -104,7 +110,10 @@ Force = Annotated[bool, typer.Option("--force", "-f", help="Replace what is ther
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.")]
 TrustCode = Annotated[
     bool,
-    typer.Option("--trust-code", help="Import the code that the model names as its network (package.module:factory)."),
+    typer.Option(
+        "--trust-code",
+        help="Import the code (package.module:factory) that a model or recipe names as its network.",
+    ),
 ]
 Precision = Annotated[
     str,

@@ -16,6 +16,7 @@ from typing import IO, TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
 
+import ebmcli
 from ebmcli.cli import options
 from ebmcli.cli.output import Bar, Output
 from ebmcli.errors import EBMError, Exit
@@ -25,6 +26,10 @@ if TYPE_CHECKING:
 
 POLL = 0.2
 """Seconds between two looks at the runs under way."""
+_PLACE = str(Path(ebmcli.__file__).resolve().parents[1])
+_LEARNER = "import sys; sys.path.append(sys.argv.pop(1)); from ebmcli.cli.attended import main; main()"
+"""A learner's program. `python -m ebmcli` would put the present folder first on the path, and a file in it could then
+stand in for a module of Python's; -P puts none there, and this package's own place comes last."""
 
 
 def sweep(
@@ -44,6 +49,7 @@ def sweep(
         int | None,
         typer.Option("--jobs", metavar="N", min=1, help="Runs at once, one thread each.", show_default="all cores"),
     ] = None,
+    trust_code: options.TrustCode = False,
     dry_run: options.DryRun = False,
     json: options.Json = False,
     quiet: options.Quiet = False,
@@ -64,12 +70,13 @@ def sweep(
         output.table([(c.folder.name, *c.values) for c in cells], ("run", *(a.key for a in axes)))
         output.result([{"run": c.folder, **dict(zip((a.key for a in axes), c.values, strict=True))} for c in cells])
         return
+    grids.check_consent(_waiting(cells), recipe, trust_code)
     lock = grids.begin(folder, recipe, axes, set_ or (), data)
-    waiting = [c for c in cells if grids.state_of(c.folder)[0] in ("not begun", "begun")]
+    waiting = _waiting(cells)
     output.say(f"{folder}: {len(cells)} runs, {len(cells) - len(waiting)} of them done before")
     count = jobs or os.cpu_count() or 1
     with output.progress("runs", len(cells), unit="runs", start=len(cells) - len(waiting), every=60.0) as bar:
-        _run_all(waiting, recipe, data, count, bar, output)
+        _run_all(waiting, recipe, data, trust_code, count, bar, output)
     from ebmcli.media import plots
 
     outcomes = [grids.outcome(c) for c in cells]
@@ -84,6 +91,13 @@ def sweep(
         lock.close()
     output.say(f"{folder}: {figure}")
     output.result({"out": folder, "figure": figure, "cells": [o._asdict() for o in outcomes]})
+
+
+def _waiting(cells: list[Cell]) -> list[Cell]:
+    """The cells that are to be learned, from the start or further."""
+    from ebmcli import sweep as grids
+
+    return [c for c in cells if grids.state_of(c.folder)[0] in ("not begun", "begun")]
 
 
 def _numbers(o: Outcome) -> tuple[str, ...]:
@@ -107,7 +121,9 @@ class Learner(NamedTuple):
         return dict(line.partition(": ")[::2] for line in lines if ": " in line)
 
 
-def _run_all(waiting: list[Cell], recipe: str, data: str | None, count: int, bar: Bar, output: Output) -> None:
+def _run_all(
+    waiting: list[Cell], recipe: str, data: str | None, trusted: bool, count: int, bar: Bar, output: Output
+) -> None:
     """Run the cells, `count` at once; a signal that ends this process lets each save its checkpoint."""
     running: list[Learner] = []
     queue, waits = list(waiting), set[Path]()
@@ -115,7 +131,7 @@ def _run_all(waiting: list[Cell], recipe: str, data: str | None, count: int, bar
         try:
             while (queue or running) and not asked:
                 for cell in itertools.islice(_startable(queue, waits, output), count - len(running)):
-                    running.append(_start(cell, recipe, data))
+                    running.append(_start(cell, recipe, data, trusted))
                 for learner in [one for one in running if one.process.poll() is not None]:
                     running.remove(learner)
                     _ended(learner, output)
@@ -190,14 +206,15 @@ def _stop(running: list[Learner], asked: list[int]) -> None:
         time.sleep(POLL / 4)
 
 
-def _start(cell: Cell, recipe: str, data: str | None) -> Learner:
+def _start(cell: Cell, recipe: str, data: str | None, trusted: bool) -> Learner:
     if (cell.folder / "run.json").is_file():
         words = ["--resume", str(cell.folder)]
     else:
         words = [recipe, "--out", str(cell.folder)]
         words += [word for override in cell.overrides for word in ("--set", override)]
     words += ["--data", data] if data else []
-    command = [sys.executable, "-m", "ebmcli.cli.attended", "train", *words, "--threads", "1", "--quiet"]
+    words += ["--trust-code"] if trusted else []
+    command = [sys.executable, "-P", "-c", _LEARNER, _PLACE, "train", *words, "--threads", "1", "--quiet"]
     said = tempfile.TemporaryFile()  # noqa: SIM115 - read when the process has ended
     # In a session of its own: Ctrl-C in a terminal is for this process, which passes it on once.
     process = subprocess.Popen(

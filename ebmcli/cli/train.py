@@ -57,6 +57,7 @@ def train(
     ] = None,
     set_: options.Set = None,
     out: options.Out = None,
+    trust_code: options.TrustCode = False,
     device: options.Device = "auto",
     backend: options.Backend = "auto",
     threads: options.Threads = None,
@@ -87,28 +88,30 @@ def train(
             raise UsageError(f"{option} is for a new run, not for --resume", "a run goes on in its own folder")
     run: Run | None = None
     folder = Path()
-    if resume is not None:
-        settings, run, facts = _reopen(resume, set_, data, device, backend)
-    else:
-        from ebmcli.recipe import load
+    from ebmcli.recipe import load, may_import
 
+    if resume is not None:
+        settings, run, facts = _reopen(resume, set_, data, device, backend, trust_code)
+    else:
         settings = _choose(str(data), device, save_recipe, set_, output) if chosen else load(str(recipe), set_ or ())
         folder, facts = _begin(settings, out, data, device, backend)
+
+    own = trust_code if run or chosen else may_import(settings, str(recipe), trust_code, set_ or ())
 
     from ebmcli.learning import Learning
     from ebmcli.run import Run
 
     cores.use(threads, facts.get("threads"))
-    learning = _prepare(settings, run, facts, output)
+    learning = _prepare(settings, run, facts, own, output)
     if run is None:
         _preflight(learning, strict, output)
     if init_from is not None:
-        facts["init_from"] = _begin_with(init_from, learning, output)
+        facts["init_from"] = _begin_with(init_from, learning, trust_code, output)
     if dry_run:
         _estimate(learning, output)
         return
     if chosen:
-        again = Learning(settings, learning.data, None, learning.device, backend)  # the updates are thrown away
+        again = Learning(settings, learning.data, None, learning.device, backend, own)  # the updates are thrown away
         output.say(f"{_cost(again, FEW, output)[0]}; Ctrl-C stops and saves at any time")
     if run is None:
         # Only now: what is wrong with recipe, data or device has been said, and leaves no folder behind.
@@ -173,10 +176,10 @@ def _absolute(source: str) -> str | None:
 
 
 def _reopen(
-    folder: Path, overrides: list[str] | None, data: str | None, device: str, backend: str
+    folder: Path, overrides: list[str] | None, data: str | None, device: str, backend: str, trusted: bool
 ) -> tuple[Recipe, Run, dict[str, Any]]:
     """A begun run; only how long it learns and what it logs may be set anew."""
-    from ebmcli.recipe import load
+    from ebmcli.recipe import load, may_import
     from ebmcli.run import Run
     from ebmcli.storage.files import write_whole
 
@@ -190,6 +193,7 @@ def _reopen(
                 "only train.updates and log.* can be set anew",
             )
     settings = load(run.recipe_path, overrides or ())
+    may_import(settings, run.folder, trusted)
     if overrides:
         write_whole(run.recipe_path, settings.dumps())
     facts = {"data_path": None, "device": "auto", "backend_requested": "auto"} | run.facts
@@ -202,8 +206,12 @@ def _reopen(
     return settings, run, facts
 
 
-def _prepare(settings: Recipe, run: Run | None, facts: dict[str, Any], output: Output) -> Learning:
-    """Data, network and engine; a `run` that was begun goes on. What was found is added to `facts`."""
+def _prepare(settings: Recipe, run: Run | None, facts: dict[str, Any], trusted: bool, output: Output) -> Learning:
+    """Data, network and engine; a `run` that was begun goes on. What was found is added to `facts`.
+
+    Args:
+        trusted: whether code that the recipe names as its network may be imported.
+    """
     import torch
 
     from ebmcli import device as devices
@@ -222,7 +230,7 @@ def _prepare(settings: Recipe, run: Run | None, facts: dict[str, Any], output: O
         names = ", ".join(skipped[:3]) + (" …" if len(skipped) > 3 else "")
         output.warn(f"images that cannot be read are left out ({len(skipped)}): {names}")
     place = devices.pick(facts["device"])
-    learning = Learning(settings, positives, run, place, facts["backend_requested"])
+    learning = Learning(settings, positives, run, place, facts["backend_requested"], trusted)
     now = {
         "data": positives.name,
         "data_identity": positives.identity,
@@ -281,13 +289,13 @@ def _preflight(learning: Learning, strict: bool, output: Output) -> None:
         output.warn(concern.line())
 
 
-def _begin_with(model: str, learning: Learning, output: Output) -> str:
+def _begin_with(model: str, learning: Learning, trusted: bool, output: Output) -> str:
     """Take the weights and the bank of `model` over; returns which it was, for the run's record."""
     from ebmcli import models
     from ebmcli.run import whole_bank
 
-    source = models.load(model)
-    bank = whole_bank(models.find(model))
+    source = models.load(model, trusted=trusted)
+    bank = whole_bank(models.look_up(model, trusted).path)
     source = source._replace(bank=source.bank if bank is None else bank)
     learning.begin_with(source)
     mine, its = learning.potential.energy_scale, source.config.energy_scale
@@ -327,15 +335,16 @@ def _learn(learning: Learning, run: Run, output: Output) -> None:
         for number, handler in before.items():
             signal.signal(number, handler)
     done = learning.trainer.update
+    flag = options.consent_again(learning.recipe.potential.network)
     if asked and done < total:
         raise EBMError(
             f"interrupted: update {done} of {total} is saved",
-            f"go on with ebm train --resume {run.folder}",
+            f"go on with ebm train --resume {run.folder}{flag}",
             code=Exit.INTERRUPTED,
         )
     samples = run.picture(done) if run.picture(done).is_file() else None
     output.say(f"{run.folder}: {done} updates" + (f"; samples in {samples}" if samples else ""))
-    output.say(f"next: ebm sample {run.folder}")
+    output.say(f"next: ebm sample {run.folder}{flag}")
     output.result({"run": run.folder, "updates": done, "samples": samples})
 
 

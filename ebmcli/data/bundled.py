@@ -11,6 +11,7 @@ from ebmcli.data.toys import TOYS
 from ebmcli.errors import EBMError
 from ebmcli.storage.paths import typed_path
 
+_GIVE = "give the images yourself: --data PATH"
 _ASSETS = Path(__file__).resolve().parent.parent / "assets" / "data"
 
 
@@ -56,9 +57,19 @@ def bundled() -> dict[str, Bundled]:
 
 
 def at_hand(name: str) -> str:
-    """What a model's data is looked up as: the package's part of it, where it has one and there is no such path."""
-    if typed_path(name).exists():
+    """What a model's data is looked up as: the package's part of it, where it has one and there is no such path.
+
+    Raises:
+        EBMError: the name leads to another place of this machine than a file or folder in the present one; models
+            travel, and what they name is no reason to read there.
+    """
+    path = typed_path(name)
+    if path.is_absolute() or name.startswith(("~", ".")) or ".." in path.parts or "\\" in name:
+        raise EBMError(f"the model names a path as its data ({name}), which is not read unasked", _GIVE)
+    if path.is_file() or path.is_dir():
         return name
+    if path.exists():
+        raise EBMError(f"the model names {name} as its data, which is neither a file nor a folder here", _GIVE)
     return next((entry.name for entry in _BUNDLED if name in entry.of), name)
 
 

@@ -251,6 +251,8 @@ def _datasets(repo: str) -> Any:
         ) from error
     datasets.disable_progress_bars()
     datasets.utils.logging.set_verbosity_error()
+    # Versions before 4 can run a set's own script, where the environment or an answer at the keyboard allows it.
+    datasets.config.HF_DATASETS_TRUST_REMOTE_CODE = False
     client.api()  # its remarks are said in our words
     return datasets
 

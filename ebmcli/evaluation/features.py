@@ -7,7 +7,6 @@ comparable with published FIDs: here it is always called by the name of its feat
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -18,7 +17,8 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ebmcli.errors import EBMError, UsageError
+from ebmcli.consent import import_named
+from ebmcli.errors import ConsentError, EBMError
 from ebmcli.storage.paths import typed_path
 
 WEIGHTS = Path(__file__).parent.parent / "assets" / "features" / "efflite0_trunk112_fp16.safetensors"
@@ -141,7 +141,7 @@ def load_features(source: str | None = None, *, trusted: bool = False) -> Featur
 
     Raises:
         EBMError: the file is a pickle or TorchScript, is not such a trunk, or the code fails.
-        UsageError: code is named without `trusted`.
+        ConsentError: code is named without `trusted`.
     """
     if source is None:
         return Features(NAME, Trunk(load_file(WEIGHTS)))
@@ -168,13 +168,13 @@ def load_features(source: str | None = None, *, trusted: bool = False) -> Featur
 
 
 def _imported(source: str, trusted: bool) -> Features:
-    if not trusted:
-        raise UsageError(f"--features {source} would import code", "allow it with --trust-code")
-    module, _, attribute = source.partition(":")
+    refusal = f"the feature network {source} would import code, which is not done unasked"
     try:
-        network = getattr(importlib.import_module(module), attribute)()
+        network = import_named(source, trusted=trusted, refusal=refusal)()
         network = network.eval() if isinstance(network, nn.Module) else network
         shape = list(network(torch.zeros(2, 3, SIZE, SIZE, dtype=torch.uint8)).shape)
+    except ConsentError:
+        raise
     except Exception as error:  # whatever code of the user's may raise
         what = " ".join(str(error).split())
         raise EBMError(

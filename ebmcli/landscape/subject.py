@@ -46,13 +46,18 @@ class Subject(NamedTuple):
         }
 
 
+def is_truth(name: str | None) -> bool:
+    """Whether the true density of a toy is meant, and no model."""
+    return name in data.TOYS and not models.is_model(str(name))
+
+
 def open_subject(name: str | None, device: torch.device, **options: Any) -> Subject:
     """The model that `name` means, else the toy of that name.
 
     Args:
         options: as `ebmcli.models.load`.
     """
-    if name in data.TOYS and not models.is_model(str(name)):
+    if is_truth(name):
         return Subject(str(name), ToyEnergy(data.load_toy(str(name))), None, TOY_STEP, device)
     model = models.load(name, device=device, **options)
     return Subject(str(name or models.default()), model.potential, model, model.config.step_size, device)
@@ -70,7 +75,10 @@ def origin(subject: Subject, chosen: str | None, files: str | None = None) -> st
         return chosen
     if subject.model is None:
         return "data"
-    known = files is not None or at_hand(subject.model.config.data) in {*bundled(), *data.TOYS}
+    try:
+        known = files is not None or at_hand(subject.model.config.data) in {*bundled(), *data.TOYS}
+    except EBMError:  # the model names a path, which is not read: the other places are good enough to start from
+        known = False
     found = ["bank"] * (subject.model.bank is not None) + ["data"] * known
     return "+".join(found) or "noise"
 

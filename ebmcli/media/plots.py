@@ -70,7 +70,10 @@ def figure(width: float, height: float, rows: int = 1, columns: int = 1, **layou
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context():
+        # matplotlib reads a `matplotlibrc` of the present folder first, whoever put it there: none of it counts here.
+        matplotlib.rcdefaults()
+        matplotlib.rcParams.update(_STYLE)
         fig = Figure(figsize=(width, height), dpi=DPI, layout="constrained")
         FigureCanvasAgg(fig)
         yield fig, fig.subplots(rows, columns, **layout)

@@ -8,6 +8,7 @@ out, `Recipe.hash` names its settings in twelve characters.
 from __future__ import annotations
 
 from ebmcli.recipe.files import find, load, loads, names, path_of, read
+from ebmcli.recipe.origin import may_import, received
 from ebmcli.recipe.sections import (
     About,
     DataSettings,
@@ -39,7 +40,9 @@ __all__ = [
     "find",
     "load",
     "loads",
+    "may_import",
     "names",
     "path_of",
     "read",
+    "received",
 ]
