@@ -94,7 +94,7 @@ def write(
     written = load(target / FILE, trusted=trusted)
     settings = SampleSettings.of(written, count=SAMPLES, seed=0)
     x, _ = sample(written, count=SAMPLES, seed=0)
-    draw = media.scatter if config.network == "toy" else media.grid
+    draw = media.scatter if config.shape == (2, 1, 1) else media.grid
     media.save_png(draw(x), target / "samples.png", metadata(written, settings))
     if written.bank is not None:
         media.save_png(draw(written.bank[:SAMPLES]), target / "bank.png", metadata(written, settings))
