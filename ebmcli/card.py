@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import statistics
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from ebmcli.run import Run
 from ebmcli.sampling import SampleSettings, metadata, sample
 from ebmcli.storage.files import write_whole
 from ebmcli.storage.reading import checked, parse_toml, read_json
+from ebmcli.text import json_visible, markdown, one_line
 
 SAMPLES = 64
 LAST = 500
@@ -206,19 +208,20 @@ def card(
         licence: of the weights, an identifier of the Hub; left out, the card names none.
     """
     c = model.config
-    start = STARTS.get(c.init, f"{c.init} noise")
+    start = STARTS.get(c.init, f"{markdown(c.init)} noise")
     parameters = sum(p.numel() for p in model.potential.parameters())
-    arguments = ", ".join(f"{k} {v}" for k, v in c.arguments.items())
-    verdict = f"Verdict on its density: {c.verdict or 'not judged yet'}."
+    arguments = ", ".join(f"{markdown(k)} {markdown(v)}" for k, v in c.arguments.items())
+    verdict = f"Verdict on its density: {markdown(c.verdict or 'not judged yet')}."
     if judged is not None:
-        reasons = "".join(f"\n- {reason}" for reason in judged["reasons"])
+        reasons = "".join(f"\n- {markdown(reason)}" for reason in judged["reasons"])
         verdict += (
-            f" After {judged['steps']:,} steps of {judged['kernel']} from {judged['start']}, step size "
-            f"{judged['step_size']:.4g} (`verdict.json`):\n{reasons}"
+            f" After {judged['steps']:,} steps of {markdown(judged['kernel'])} from {markdown(judged['start'])}, "
+            f"step size {judged['step_size']:.4g} (`verdict.json`):\n{reasons}"
         )
     size = "points in the plane" if c.image_size == 1 else f"{c.image_size}×{c.image_size} images"
     channels = "" if c.image_size == 1 else f" with {c.channels} channel{'s' if c.channels > 1 else ''}"
-    what = address or c.name
+    data, origin = markdown(c.data), markdown(settings.start)
+    what = one_line(address or c.name)
     picture = "samples" if settings.start != "bank" else "samples, on from the bank's states"
     bank = (
         ""
@@ -228,25 +231,25 @@ def card(
     return f"""---
 {_metadata(model, licence)}---
 
-# {c.name}
+# {markdown(c.name)}
 
-An energy-based model of {size}{channels}: U(x) = {c.energy_scale:g} · F(x), network {c.network} ({arguments},
+An energy-based model of {size}{channels}: U(x) = {c.energy_scale:g} · F(x), network {markdown(c.network)} ({arguments},
 {parameters:,} weights). Low energy means likely.
 
 ![{picture}](samples.png)
 
-The first {settings.count} chains of seed {settings.seed}: {settings.steps} steps from {settings.start}, step size
+The first {settings.count} chains of seed {settings.seed}: {settings.steps} steps from {origin}, step size
 {settings.step_size:g}, noise {settings.noise:g}.
 {bank}
 ## Use
 
     pip install ebmcli
-    ebm sample {what}
+    ebm sample {shlex.quote(what)}
 
 In Python:
 
     import ebmcli
-    model = ebmcli.load("{what}")
+    model = ebmcli.load({json.dumps(what, ensure_ascii=False)})
     x, energy = ebmcli.sample(model, count=64, seed=0)
 
 x is [64 c h w] with data in [-1, 1], energy is U [64].
@@ -257,7 +260,7 @@ x is [64 c h w] with data in [-1, 1], energy is U [64].
 
 ## How it was learned
 
-{c.updates:,} updates on {c.data} with chains of {c.steps} steps from {start}, step size {c.step_size:g}, data noise
+{c.updates:,} updates on {data} with chains of {c.steps} steps from {start}, step size {c.step_size:g}, data noise
 {c.data_noise:g}; these are the {"averaged" if c.weights == "average" else "last"} weights. `recipe.toml` beside this
 file has every setting.
 {_learned(summary)}{_provenance(model.recipe)}
@@ -286,7 +289,7 @@ def _metadata(model: Checkpoint, licence: str | None) -> str:
     address = _data_set(c.data)
     if address is not None:
         rows["datasets"] = [address.repo]
-    return "".join(f"{key}: {json.dumps(value, ensure_ascii=False)}\n" for key, value in rows.items())
+    return "".join(f"{key}: {json_visible(json.dumps(value, ensure_ascii=False))}\n" for key, value in rows.items())
 
 
 def _data_set(source: str) -> Address | None:
@@ -301,10 +304,10 @@ def _learned(summary: dict[str, Any]) -> str:
     text = ""
     try:
         if "begun_with" in summary:
-            text = f"\nThese updates began with the weights of another model: {summary['begun_with']}.\n"
+            text = f"\nThese updates began with the weights of another model: {markdown(summary['begun_with'])}.\n"
         mean, sd = summary["mean"], summary["sd"]
         return text + (
-            f"\nOver the last {summary['over_last_updates']} updates: energy difference d "
+            f"\nOver the last {markdown(summary['over_last_updates'])} updates: energy difference d "
             f"{mean['energy_difference']:.4g} (sd {sd['energy_difference']:.3g}), displacement r "
             f"{mean['displacement']:.3g} px a step, straightness {mean['straightness']:.2f}. "
             f"Learning took {summary['hours']:.1f} hours of wall time.\n"
@@ -321,5 +324,5 @@ def _provenance(recipe: str) -> str:
         return ""
     if not isinstance(said, dict):
         return ""
-    lines = [f"- {key}: {' '.join(str(text).split())}" for key, text in said.items()]
+    lines = [f"- {markdown(key)}: {markdown(text)}" for key, text in said.items()]
     return "\nWhere the settings come from:\n\n" + "\n".join(lines) + "\n" if lines else ""

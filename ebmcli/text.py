@@ -15,8 +15,8 @@ _UNSAFE = re.compile(
     "\u200b\u2028\u2029\ufeff\ufff9-\ufffb"  # nothing to see, or a line end to some
     "\ud800-\udfff]"  # halves of characters: bytes of a file's name that are no UTF-8
 )
-_MARKDOWN = re.compile(r"([\\`*_{}\[\]()#+!|~$^:@/-])")
-"""Punctuation that Markdown gives a meaning to, in one place of a line or another; `:`, `/` and `@` make addresses."""
+_MARKDOWN = re.compile(r"([\\`*_{}\[\]#|~$]|(?<=\])\()")
+"""Punctuation by which Markdown makes code, emphasis, links, headings, tables and formulas."""
 
 
 def _escape(found: re.Match[str]) -> str:
@@ -33,9 +33,9 @@ def visible(text: object, keep: str = "") -> str:
     return _UNSAFE.sub(lambda found: found[0] if found[0] in keep else _escape(found), str(text))
 
 
-def shortened(text: object, most: int = 200) -> str:
-    """`visible(text)`, with its middle left out where it is longer than `most` characters."""
-    shown = visible(text)
+def shortened(text: object, most: int = 200, keep: str = "") -> str:
+    """`visible(text, keep)`, with its middle left out where it is longer than `most` characters."""
+    shown = visible(text, keep)
     half = most // 2
     return shown if len(shown) <= most else f"{shown[:half]}…{shown[-half:]}"
 
@@ -53,7 +53,7 @@ def markdown(text: object) -> str:
     import html  # with its table of all names, which the start of the command line need not read
 
     line = " ".join(str(text).split())
-    return html.escape(_MARKDOWN.sub(r"\\\1", visible(line)))
+    return html.escape(_MARKDOWN.sub(r"\\\1", visible(line)), quote=False)
 
 
 def one_line(text: object) -> str:

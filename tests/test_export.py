@@ -11,7 +11,10 @@ from PIL import Image
 from quick import ebm, fails, metrics, recipe, trained
 
 import ebmcli
+from ebmcli import models
+from ebmcli.card import card
 from ebmcli.media import read_metadata
+from ebmcli.sampling import SampleSettings
 from ebmcli.storage.tensors import read_tensors
 
 
@@ -65,6 +68,35 @@ def test_where_its_weights_began(tmp_path: Path, tmp_path_factory: pytest.TempPa
     ebm("export", "run", "tuned", "--quiet", cwd=tmp_path, check=0)
     card = (tmp_path / "tuned" / "README.md").read_text()
     assert "began with the weights of another model: tiny, update 40, " in card
+
+
+def test_what_files_say_is_text_on_the_card() -> None:
+    """No tag, link, heading, table, code or line of a file's own; YAML that reads as what was meant."""
+    evil = "<img src=x onerror=alert(1)> [me](javascript:x) | `x`\n\n# mine\x1b[2J \udce9"
+    model = models.load("gmm-shortrun")
+    facts = {"data": evil, "verdict": evil, "name": evil, "init": evil, "arguments": {evil: evil}}
+    hostile = model._replace(
+        config=model.config.model_copy(update=facts), recipe=f"[provenance]\n{json.dumps('a<b>')} = '<script>'\n"
+    )
+    settings = SampleSettings.of(model, count=4, seed=0)
+    summary = {
+        "begun_with": evil,
+        "over_last_updates": evil,
+        "hours": 1.0,
+        "mean": {"energy_difference": 0.0, "displacement": 1.0, "straightness": 1.0},
+        "sd": {"energy_difference": 0.0},
+    }
+    judged = {"reasons": [evil], "kernel": evil, "start": evil, "steps": 10, "step_size": 0.1}
+    made = card(hostile, settings, summary, judged, licence=evil)
+    prose = "\n".join(line for line in made.splitlines() if not line.startswith("    "))
+    _, front, body = prose.split("---\n", 2)
+    assert body.count("onerror") == body.count("&lt;img") > 9
+    for raw in ("<img", "<script", "<b>", " [me]", "`x`", "\x1b", "\udce9"):
+        assert raw not in body, raw
+    assert [line for line in body.splitlines() if line.endswith("mine")] == []
+    code = [line for line in made.splitlines() if line.startswith("    ")]
+    assert [line.split()[0] for line in code] == ["pip", "ebm", "import", "model", "x,"]
+    assert json.loads(next(line for line in front.splitlines() if line.startswith("license: "))[9:]) == evil
 
 
 def test_an_earlier_moment(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> None:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from ebmcli.errors import EBMError, UsageError
 from ebmcli.media import page, plots, read_metadata
+from ebmcli.media.lettering import shorten, write
 
 
 def drawn(path: Path) -> Path:
@@ -67,3 +69,36 @@ def test_a_page_stands_alone(tmp_path: Path) -> None:
     assert 'alt="the &quot;grid&quot;"' in text
     assert not re.search(r"""(src|href)=["'](?!data:)|@import|url\(|https?:""", text)
     assert 'name="viewport"' in text
+
+
+NASTY = ("$\\foo$ a_b^c", "50$ to 60$", "\x1b[31mred\x07", "漢字\u202e", "x" * 4000, "caf\udce9")
+"""Names of folders that are formulas to matplotlib, hold control characters or letters it lacks, or do not end."""
+
+
+@pytest.mark.parametrize("name", NASTY, ids=range(len(NASTY)))
+@pytest.mark.filterwarnings("error")
+def test_names_are_drawn_as_they_are(name: str, tmp_path: Path) -> None:
+    """No error, no warning, a figure of its size; the powers of ten of matplotlib's own stay."""
+    with plots.figure(6, 3) as (fig, axes):
+        axes.loglog([1, 100], [1, 100], label=name)
+        axes.set_title(name)
+        axes.set_xlabel(name)
+        axes.legend()
+        plots.save(fig, tmp_path / "a.png")
+        plots.save(fig, tmp_path / "a.svg")
+        assert not axes.title.get_parse_math()
+        assert axes.yaxis.get_ticklabels()[1].get_parse_math()
+        assert len(axes.title.get_text()) <= plots.LONGEST + 1
+        assert not {c for c in axes.title.get_text() if c < " "}
+    with Image.open(tmp_path / "a.png") as picture:
+        assert picture.size == (6 * plots.DPI, 3 * plots.DPI)
+
+
+@pytest.mark.parametrize("name", [*NASTY, "two\nlines"], ids=range(len(NASTY) + 1))
+def test_names_on_pictures(name: str) -> None:
+    """Lettering bears the same names, each on one line and within its room."""
+    picture = Image.new("RGB", (400, 60))
+    end = write(ImageDraw.Draw(picture), (2, 30), shorten(name, 14, 300), 14, (255, 255, 255))
+    assert 2 < end <= 330
+    assert np.asarray(picture)[:40].any()
+    assert not np.asarray(picture)[40:].any()

@@ -262,6 +262,18 @@ def test_what_is_there_is_not_lost(run: Path) -> None:
     ebm(*words, "holiday.png", "--force", cwd=folder, check=0)
     assert read_metadata(folder / "holiday.png")["model"] == "tiny"
 
+    fails(ebm(*words, "a.png", "--steps", 0, cwd=folder), "a.png holds something else than these samples", "--force")
+
+    words = ("sample", "run", "--count", 2)  # and no name: the one that is taken then is that of other settings too
+    first = draw(folder, *words[1:], name="run-seed0.png")
+    ebm(*words, cwd=folder, check=0)
+    for other in (("--steps", 0), ("--count", 3), ("--trace",)):
+        fails(ebm(*words, *other, cwd=folder), "run-seed0.png holds samples with other settings", "--force")
+    assert (folder / "run-seed0.png").read_bytes() == first
+    ebm(*words, "--steps", 0, "--force", cwd=folder, check=0)
+    assert read_metadata(folder / "run-seed0.png")["settings"]["steps"] == 0
+
+    words = ("sample", "run", "--count", 2, "--out")
     more = ("--format", "folder")
     ebm(*words, "many", *more, cwd=folder, check=0)
     fails(ebm(*words, "many", *more, cwd=folder), "many is not empty", "--force")

@@ -83,6 +83,8 @@ def bench(
             if map_:
                 travelled += measure.journeys(case, place, rounds, only)
             bar.update()
+    if picture is not None:
+        output.say(f"picture: {measure.picture(rows, picture)}")
     output.table([_row(r) for r in rows], HEADER)
     if whole:
         output.table(
@@ -120,8 +122,6 @@ def bench(
         + f"; of a step of {cases[-1].name}, noise takes "
         + ", ".join(f"{max(share, 0):.0%} ({name})" for name, share in noise.items())
     )
-    if picture is not None:
-        output.say(f"picture: {measure.picture(rows, picture)}")
     output.result(
         {
             "device": str(place),

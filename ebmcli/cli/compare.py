@@ -164,6 +164,7 @@ def compare(
             on = data or at_hand(group[0][1].config.data)
             found.append(comparing.compare(group, reference, on, settings, crossing, watch))
 
+    _write(found, html, png, output)
     output.table(sheet.rows(found), sheet.HEADER)
     if any(comparison.crossings for comparison in found):
         output.data("")
@@ -175,7 +176,6 @@ def compare(
             output.warn(f"{c.name}: {c.diverged}")
         if c.model.potential.backend.note:
             output.warn(f"{c.name}: {c.model.potential.backend.note}")
-    _write(found, html, png, output)
     output.result(sheet.as_json(found))
 
 

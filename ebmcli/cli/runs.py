@@ -47,6 +47,12 @@ def runs(
     if not found:
         raise EBMError(f"no runs in {', '.join(map(str, places))}", "ebm train RECIPE begins one")
     rows = [_facts(Run.open(folder)) for folder in found]
+    if curves is not None:
+        from ebmcli.media import plots
+
+        with _draw([Run.open(folder) for folder in found]) as figure:
+            plots.save(figure, curves, {"runs": [f.name for f in found]})
+        output.say(f"{curves}: {len(found)} runs")
     output.table(
         [
             (
@@ -62,12 +68,6 @@ def runs(
         ],
         ("run", "recipe", "state", "updates", "d", "r", "time", "newest grid"),
     )
-    if curves is not None:
-        from ebmcli.media import plots
-
-        with _draw([Run.open(folder) for folder in found]) as figure:
-            plots.save(figure, curves, {"runs": [f.name for f in found]})
-        output.say(f"{curves}: {len(found)} runs")
     output.result(rows)
 
 

@@ -11,7 +11,7 @@ import typer
 from ebmcli import cores
 from ebmcli.cli import options
 from ebmcli.cli.output import Output
-from ebmcli.errors import UsageError
+from ebmcli.errors import EBMError, UsageError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -114,9 +114,12 @@ def sample(
     )
     name = model or models.default()
     target = out or Path(f"{models.label(name)}-seed{seed}{SUFFIX[format_]}")
-    _refuse_foreign(target, format_, force)
+    made = metadata(loaded, settings)
+    if trace and loaded.config.image_size > 1:
+        made["trace"] = True
+    _refuse_others(target, format_, made, out is not None, force)
     x, energy, history = _run(loaded, settings, batch_size or 256, trace, output)
-    _write(x, history, target, format_, metadata(loaded, settings), force)
+    _write(x, history, target, format_, made, force)
 
     start = settings.start if settings.start in ("noise", "data", "bank") else "files"
     output.say(
@@ -145,10 +148,18 @@ def sample(
     )
 
 
-def _refuse_foreign(target: Path, format_: Format, force: bool) -> None:
-    """Samples may replace samples; anything else that lies there needs --force. Said before sampling."""
-    from ebmcli.errors import EBMError
-    from ebmcli.media import refuse_foreign
+def _refuse_others(target: Path, format_: Format, made: dict[str, Any], named: bool, force: bool) -> None:
+    """Say before sampling where something is in the way; with `force` it is replaced.
+
+    Under a name that the user gave, samples may replace samples, and pictures of starts (no steps) such pictures.
+    Under the name that is taken where none was given, only the very same may be replaced: which runs share that name
+    is not the user's choice.
+
+    Args:
+        made: what the new file will say of itself.
+        named: the user gave the name.
+    """
+    from ebmcli.media import read_metadata, refuse_foreign
 
     if format_ is Format.folder:
         if target.is_dir() and any(target.iterdir()) and not force:
@@ -160,6 +171,20 @@ def _refuse_foreign(target: Path, format_: Format, force: bool) -> None:
             f"give a name such as {target.with_suffix(SUFFIX[format_]).name}",
         )
     refuse_foreign(target, force)
+    if force or not target.exists():
+        return
+    there = read_metadata(target)
+    same = _kind(there) == _kind(made) if named else {**there, "made_by": ""} == {**made, "made_by": ""}
+    if not same:
+        what = "something else than these samples" if named else "samples with other settings"
+        raise EBMError(f"{target} holds {what}", "give another --out, or --force to replace it")
+
+
+def _kind(facts: dict[str, Any]) -> tuple[frozenset[str], bool]:
+    """What a file of ours is, by what it says of itself: which facts it has, and whether it shows chains or starts."""
+    settings = facts.get("settings")
+    steps = settings.get("steps") if isinstance(settings, dict) else None
+    return frozenset(facts) - {"trace", "precision", "model_from"}, steps == 0
 
 
 def _run(
@@ -203,6 +228,6 @@ def _write(x: Tensor, history: list[Tensor], target: Path, format_: Format, info
     elif history:
         frames = torch.stack(history, dim=1)
         picture = media.grid(frames.flatten(0, 1), columns=frames.shape[1])
-        media.save_png(picture, target, {**info, "trace": True})
+        media.save_png(picture, target, info)
     else:
         media.save_png(media.grid(x), target, info)

@@ -184,6 +184,7 @@ def save_page(landscape: Landscape, path: Path, title: str) -> Path:
     )
     page.add(f"<footer>{html.escape(how)}</footer>")
     data = json.dumps(_data(landscape), separators=(",", ":"), allow_nan=False)
+    data = data.replace("<", "\\u003c")  # no text in it can end the script element
     page.add(f'<script id="data" type="application/json">{data}</script>', f"<script>{_SCRIPT}</script>")
     return page.save(path)
 

@@ -11,6 +11,7 @@ import io
 import json
 import os
 import re
+import tempfile
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,9 +21,10 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 from PIL.PngImagePlugin import PngInfo
 
-from ebmcli.errors import EBMError
+from ebmcli.errors import EBMError, of_system
 from ebmcli.media.grid import to_uint8
 from ebmcli.storage.files import write_whole
+from ebmcli.text import shortened
 
 KEY = "ebm"
 """Name of the PNG text chunk."""
@@ -132,16 +134,32 @@ def refuse_foreign(path: Path, force: bool) -> None:
     """Nothing, if a result may be written to `path`: it is free, or `ebm` wrote what is there, or `force`.
 
     Raises:
-        EBMError: it is a folder, or something of another's.
+        EBMError: it is a folder, or something of another's, or nothing can be written there.
     """
     if path.is_dir():
         raise EBMError(f"{path} is a folder, not a file", "give a file name in --out")
+    check_place(path)
     if force or not path.exists():
         return
     try:
         read_metadata(path)
     except EBMError as error:
         raise EBMError(f"{path} exists and was not written by ebm", "give another --out, or --force") from error
+
+
+def check_place(path: Path) -> None:
+    """Nothing, if a file can be made under this name; asked before anything takes long, and tried out.
+
+    Raises:
+        EBMError: the system refuses it, because the folder is read-only, the disk full, or the name too long.
+    """
+    folder = next(p for p in path.absolute().parents if p.exists())
+    name = path.name if folder == path.absolute().parent else ""
+    try:
+        with tempfile.NamedTemporaryFile(dir=folder, prefix=".", suffix=name):
+            pass  # gone again
+    except OSError as error:
+        raise of_system(error, f"cannot write {shortened(path)}") from None
 
 
 def _mp4_text(path: Path) -> str | None:

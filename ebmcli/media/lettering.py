@@ -9,10 +9,14 @@ from typing import NamedTuple
 
 from PIL import ImageDraw, ImageFont
 
+from ebmcli.text import shortened
+
 Colour = tuple[int, int, int]
 """Red, green, blue, 0 to 255."""
 
 _Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
+LONGEST = 400
+"""Characters of a text, of which the middle is left out where there are more."""
 _FIGURES = "0123456789"
 
 
@@ -26,11 +30,12 @@ class _Letter(NamedTuple):
 
 def width(text: str, size: int) -> float:
     """How wide `write` makes a text, px."""
-    return sum(_letter(c, size).advance for c in text)
+    return sum(_letter(c, size).advance for c in shortened(text, LONGEST))
 
 
 def shorten(text: str, size: int, room: float) -> str:
     """The text, or its beginning and an ellipsis where it is wider than `room` px."""
+    text = shortened(text, LONGEST)
     if width(text, size) <= room:
         return text
     while text and width(text + "…", size) > room:
@@ -51,6 +56,7 @@ def write(
         colour: of the letters.
         anchor: whether `at` is the left end, the middle or the right end: l, m, r.
     """
+    text = shortened(text, LONGEST)
     x, y = at
     x -= {"l": 0.0, "m": 0.5, "r": 1.0}[anchor] * width(text, size)
     for c in text:

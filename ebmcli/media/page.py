@@ -16,6 +16,7 @@ from pathlib import Path
 from PIL import Image
 
 from ebmcli.storage.files import write_whole
+from ebmcli.text import visible
 
 STYLE = """
 :root { color-scheme: light dark; --ink: #1d1d1f; --soft: #63636b; --line: #dededf; --paper: #ffffff; --tint: #f5f5f6;
@@ -69,7 +70,7 @@ class Page:
 
     def html(self) -> str:
         """The document."""
-        title, lead = html.escape(self._title), html.escape(self._lead)
+        title, lead = _escaped(self._title), _escaped(self._lead)
         head = f'<h1>{title}</h1>\n<p class="lead">{lead}</p>' if lead else f"<h1>{title}</h1>"
         return (
             '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
@@ -89,6 +90,11 @@ class Page:
         return write_whole(Path(path), self.html().encode())
 
 
+def _escaped(text: object) -> str:
+    """Plain text as HTML: no tag, no attribute's end, no control character."""
+    return html.escape(visible(text, keep="\n"), quote=True)
+
+
 def data_uri(content: bytes, kind: str) -> str:
     """Bytes of a media type (`image/png`, `video/mp4`) as an address that holds them."""
     return f"data:{kind};base64,{base64.b64encode(content).decode()}"
@@ -103,19 +109,19 @@ def png_uri(image: Image.Image) -> str:
 
 def heading(text: str) -> str:
     """A heading of a section."""
-    return f"<h2>{html.escape(text)}</h2>"
+    return f"<h2>{_escaped(text)}</h2>"
 
 
 def paragraph(text: str, kind: str = "") -> str:
     """A paragraph of plain text; `kind` is a class of the style (lead)."""
-    return f'<p class="{kind}">{html.escape(text)}</p>' if kind else f"<p>{html.escape(text)}</p>"
+    return f'<p class="{kind}">{_escaped(text)}</p>' if kind else f"<p>{_escaped(text)}</p>"
 
 
 def verdict(text: str, reasons: Sequence[str] = (), good: bool | None = None) -> str:
     """A judgement with its reasons; `good` None is neither good nor bad."""
     kind = {True: " good", False: " bad", None: ""}[good]
-    lines = "".join(f"<p>{html.escape(reason)}</p>" for reason in reasons)
-    return f'<div class="verdict{kind}"><strong>{html.escape(text)}</strong>{lines}</div>'
+    lines = "".join(f"<p>{_escaped(reason)}</p>" for reason in reasons)
+    return f'<div class="verdict{kind}"><strong>{_escaped(text)}</strong>{lines}</div>'
 
 
 def picture(image: Image.Image, caption: str, *, plot: bool = False) -> str:
@@ -124,14 +130,14 @@ def picture(image: Image.Image, caption: str, *, plot: bool = False) -> str:
     Args:
         plot: a figure with lines and text; otherwise pixels are kept sharp when enlarged.
     """
-    text = html.escape(caption, quote=True)
+    text = _escaped(caption)
     kind = "plot" if plot else "pixels"
     return f'<figure><img class="{kind}" src="{png_uri(image)}" alt="{text}"><figcaption>{text}</figcaption></figure>'
 
 
 def table(rows: Sequence[Sequence[object]], header: Sequence[str] = ()) -> str:
     """Rows of plain text in columns; a wide one scrolls within the page."""
-    head = "".join(f"<th>{html.escape(str(cell))}</th>" for cell in header)
-    body = "".join("<tr>" + "".join(f"<td>{html.escape(str(cell))}</td>" for cell in row) + "</tr>" for row in rows)
+    head = "".join(f"<th>{_escaped(cell)}</th>" for cell in header)
+    body = "".join("<tr>" + "".join(f"<td>{_escaped(cell)}</td>" for cell in row) + "</tr>" for row in rows)
     head = f"<thead><tr>{head}</tr></thead>" if head else ""
     return f'<div class="scroll"><table>{head}<tbody>{body}</tbody></table></div>'

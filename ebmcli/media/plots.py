@@ -10,6 +10,7 @@ matplotlib is imported when the first figure is made; it takes a second.
 from __future__ import annotations
 
 import io
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,8 +19,9 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image
 
 from ebmcli.errors import UsageError
-from ebmcli.media.files import save_png
+from ebmcli.media.files import check_place, save_png
 from ebmcli.storage.files import write_whole
+from ebmcli.text import shortened
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -31,6 +33,8 @@ BAND = "#2b5c8a22"
 FAINT = "#9a9a9a"
 """Lines that only guide the eye: zero, a target."""
 DPI = 144
+LONGEST, LONGEST_NAME = 120, 60
+"""Characters of a title or a label, and of a name in a legend; of longer ones the middle is left out."""
 SUFFIXES = (".png", ".svg")
 
 _STYLE: dict[Any, Any] = {
@@ -79,17 +83,52 @@ def figure(width: float, height: float, rows: int = 1, columns: int = 1, **layou
         yield fig, fig.subplots(rows, columns, **layout)
 
 
+def _literally(fig: Figure) -> None:
+    """Let every text of the figure be drawn as it is: names of models and folders may hold `$`, which means a formula
+    to matplotlib, or control characters, or be longer than any figure.
+
+    The powers of ten beside logarithmic axes, which matplotlib writes as formulas itself, stay formulas.
+    """
+    from matplotlib.axis import Axis
+    from matplotlib.legend import Legend
+    from matplotlib.text import Text
+    from matplotlib.ticker import LogFormatter
+
+    powers: set[Text] = set()
+    for axis in fig.findobj(Axis):
+        if isinstance(axis.get_major_formatter(), LogFormatter):
+            powers |= {label for minor in (False, True) for label in axis.get_ticklabels(minor=minor)}
+    names = {name for legend in fig.findobj(Legend) for name in legend.get_texts()}
+    for text in set(fig.findobj(Text)) - powers:
+        text.set_parse_math(False)
+        fit = shortened(text.get_text(), LONGEST_NAME if text in names else LONGEST, keep="\n")
+        if fit != text.get_text():
+            text.set_text(fit)
+
+
+@contextmanager
+def _without_boxes() -> Iterator[None]:
+    """Letters that the font lacks are drawn as boxes, which the user sees; matplotlib need not warn of each."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from")
+        yield
+
+
 def to_image(fig: Figure) -> Image.Image:
     """The figure as a picture."""
     memory = io.BytesIO()
-    fig.savefig(memory, format="png", dpi=DPI)
+    _literally(fig)
+    with _without_boxes():
+        fig.savefig(memory, format="png", dpi=DPI)
     return Image.open(memory).convert("RGB")
 
 
 def to_svg(fig: Figure) -> str:
     """The figure as SVG text, without the date that matplotlib writes into it."""
     memory = io.StringIO()
-    fig.savefig(memory, format="svg", metadata={"Date": None})
+    _literally(fig)
+    with _without_boxes():
+        fig.savefig(memory, format="svg", metadata={"Date": None})
     return memory.getvalue()
 
 
@@ -98,9 +137,11 @@ def check_name(path: Path) -> None:
 
     Raises:
         UsageError: its ending is not one of `SUFFIXES`.
+        EBMError: nothing can be written there.
     """
     if path.suffix.lower() not in SUFFIXES:
         raise UsageError(f"{path.name} is no name of a figure", f"figures end in {' or '.join(SUFFIXES)}")
+    check_place(path)
 
 
 def save(fig: Figure, path: Path | str, metadata: Mapping[str, Any] | None = None) -> Path:
