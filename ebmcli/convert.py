@@ -1,8 +1,7 @@
 """The authors' `.pth` files to checkpoints of ours, and back (floor 2).
 
 A `.pth` holds weights only. Which network they are of, its width, channels and image size are read off the names and
-shapes; the energy scale and the settings of training are not in it and come from a recipe or from the caller. Files are
-opened with torch's `weights_only`, which builds tensors and nothing else.
+shapes; the energy scale and the settings of training are not in it and come from a recipe or from the caller.
 """
 
 from __future__ import annotations
@@ -10,7 +9,6 @@ from __future__ import annotations
 import io
 import re
 import shutil
-import warnings
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -26,9 +24,6 @@ from ebmcli.storage.files import write_whole, writing
 USUAL = (28, 32, 64, 16, 128, 256)
 """Image sizes, px, of which the first that fits is taken where the weights fit several."""
 LARGEST = 512
-NESTED = ("state_dict", "model_state_dict", "model", "net", "network", "f", "ema")
-"""Names under which programs put a state dict into a larger file."""
-
 Sign = Literal["energy", "logp"]
 
 
@@ -41,60 +36,11 @@ class Recognised(NamedTuple):
     weights: dict[str, Tensor]
 
 
-def read_pth(path: Path) -> dict[str, Tensor]:
-    """The state dict in a `.pth`, `.pt` or `.bin` file, float32 on the CPU; nothing in it is run.
-
-    Raises:
-        EBMError: there is no such file, it needs code to be read, is damaged, or holds no weights.
-    """
-    if path.is_dir() or not path.exists():
-        what = "is a folder" if path.is_dir() else "does not exist"
-        raise EBMError(f"{path} {what}", "give a .pth file with a state dict")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except PermissionError as error:
-        raise EBMError(f"{path} cannot be read: {error.strerror}", "check its permissions") from error
-    except Exception as error:  # whatever a damaged or hostile file makes of the reader
-        text = " ".join(str(error).split())
-        if "weights_only" in text.lower() or "Unsupported" in text or "not allowed" in text:
-            raise EBMError(
-                f"{path} holds more than tensors: reading it would run code, which is not done",
-                "save it again where it comes from: torch.save(network.state_dict(), 'weights.pth')",
-            ) from error
-        raise EBMError(f"{path} is not a whole .pth file ({type(error).__name__})", "get the file again") from error
-    return _checked(_state_dict(content, path), path)
-
-
-def _state_dict(content: Any, path: Path) -> dict[str, Any]:
-    """The one dictionary of tensors in what was read, without the prefix of DataParallel."""
-    for _ in range(3):
-        if not isinstance(content, dict):
-            break
-        if content and all(isinstance(k, str) and isinstance(v, Tensor) for k, v in content.items()):
-            return {k.removeprefix("module."): v for k, v in content.items()}
-        inner = [content[name] for name in NESTED if isinstance(content.get(name), dict)]
-        content = inner[0] if inner else None
-    raise EBMError(f"{path} holds no state dict", "expected names with tensors, as network.state_dict() gives them")
-
-
-def _checked(state: dict[str, Any], path: Path) -> dict[str, Tensor]:
-    for name, tensor in state.items():
-        whole = tensor.layout == torch.strided and tensor.untyped_storage().nbytes() >= tensor.numel() * tensor.itemsize
-        if not whole:
-            raise EBMError(f"{path}: {name} is not a plain tensor with all of its numbers", "get the file again")
-        if not tensor.is_floating_point() or not torch.isfinite(tensor).all():
-            what = str(tensor.dtype).removeprefix("torch.") if not tensor.is_floating_point() else "not finite"
-            raise EBMError(f"{path}: {name} is {what}, expected finite floating point", "get the file again")
-    return {name: tensor.detach().float().contiguous() for name, tensor in state.items()}
-
-
 def recognise(state: dict[str, Tensor], *, leak: float = 0.05, size: int | None = None) -> Recognised:
     """The network that a state dict belongs to, by names (`f.*`; `convs.*` and `fc.*`) and shapes.
 
     Args:
-        state: of `read_pth`.
+        state: of `ebmcli.state_dicts.read`.
         leak: slope of LeakyReLU, which weights do not tell.
         size: of the images, px, where the weights fit several.
 

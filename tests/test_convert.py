@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import json
 import os
 import pickle
+import warnings
 import zipfile
 from itertools import pairwise
 from pathlib import Path
@@ -18,10 +20,13 @@ from torch import nn
 
 from ebmcli import checkpoint, models
 from ebmcli.chains import Purpose, Stream
-from ebmcli.convert import read_pth, recognise, settings_by_hand, signed, write_folder
+from ebmcli.convert import recognise, settings_by_hand, signed, write_folder
+from ebmcli.errors import EBMError, UsageError
 from ebmcli.networks import build
 from ebmcli.potential import Potential
 from ebmcli.sampler import Langevin, run
+from ebmcli.state_dicts import read
+from ebmcli.storage.tensors import pack
 
 
 def pth(
@@ -52,7 +57,7 @@ def test_networks_are_recognised(
 ) -> None:
     """Network, width, channels and size are read off the weights, and the outputs are the same."""
     path, network = pth(tmp_path, name, shape, **arguments)
-    found = recognise(read_pth(path), leak=arguments.get("leak", 0.05), size=None)
+    found = recognise(read(path).weights, leak=arguments.get("leak", 0.05), size=None)
     assert (found.network, found.shape) == (name, shape)
     config = settings_by_hand(found, step_size=0.01, energy_scale=None, steps=20, noise=1.0, regime="convergent")
     write_folder(found, config, tmp_path / "model")
@@ -69,7 +74,7 @@ def test_linear_layers_are_those_of_a_toy(tmp_path: Path) -> None:
         layers += [nn.Linear(a, b), nn.LeakyReLU(0.05)]
     network = nn.Sequential(*layers[:-1])
     torch.save({f"f.{k}": v for k, v in network.state_dict().items()}, tmp_path / "toy.pth")
-    found = recognise(read_pth(tmp_path / "toy.pth"))
+    found = recognise(read(tmp_path / "toy.pth").weights)
     ours = build("toy", found.shape, **found.arguments)
     ours.load_state_dict(found.weights)
     x = torch.randn(5, 2)
@@ -132,21 +137,139 @@ def test_there_and_back(tmp_path: Path) -> None:
 def test_a_log_density_changes_its_sign(tmp_path: Path) -> None:
     """`--sign logp`: the energy is the negative of the output."""
     path, network = pth(tmp_path, "nonlocal", (1, 16, 16), width=2)
-    found = signed(recognise(read_pth(path)), "logp")
+    found = signed(recognise(read(path).weights), "logp")
     ours = build("nonlocal", found.shape, **found.arguments)
     ours.load_state_dict(found.weights)
     x = torch.rand(3, 1, 16, 16)
     torch.testing.assert_close(ours(x), -network(x))
 
 
-def test_wrapped_state_dicts(tmp_path: Path) -> None:
-    """Inside a larger file, with DataParallel's prefix, in float64: the same weights."""
-    _, network = pth(tmp_path, "vanilla", (1, 16, 16), width=4)
-    state = network.state_dict()
-    wrapped = {"epoch": 3, "state_dict": {f"module.{k}": v.double() for k, v in state.items()}}
-    torch.save(wrapped, tmp_path / "wrapped.pth")
-    read = read_pth(tmp_path / "wrapped.pth")
-    assert all(torch.equal(read[k], v) for k, v in state.items())
+State = dict[str, Any]
+
+
+def _prefixed(state: State, prefix: str) -> State:
+    return {prefix + name: tensor for name, tensor in state.items()}
+
+
+def _wrapped(raw: State, average: State) -> dict[str, tuple[Any, str, str]]:
+    """Files that programs write, each with what is taken by itself and the word that the notes have for it."""
+    optimizer = {"state": {0: {"exp_avg": torch.zeros(3)}}, "param_groups": [{"lr": 0.1, "params": [0]}]}
+    counted = {"n_averaged": torch.tensor(7), **_prefixed(average, "module.")}
+    listed = {"decay": 0.99, "num_updates": 9, "shadow_params": list(average.values())}
+    return {
+        "bare": (raw, "last", ""),
+        "compiled": (_prefixed(raw, "_orig_mod."), "last", "_orig_mod"),
+        "parallel and compiled": (_prefixed(raw, "_orig_mod.module."), "last", "_orig_mod.module"),
+        "a module that holds it": (_prefixed(raw, "net."), "last", "net"),
+        "a training program": ({"state_dict": raw, "optimizer": optimizer, "step": 9}, "last", "state_dict"),
+        "float64": ({k: v.double() for k, v in raw.items()}, "last", "float64 weights"),
+        "lightning": (
+            {"state_dict": _prefixed(raw, "model."), "pytorch-lightning_version": "2.0", "hyper_parameters": {"a": 1}},
+            "last",
+            "state_dict.model",
+        ),
+        "swa": (counted, "average", "n_averaged, which only counts"),
+        "ema beside": ({"model": raw, "ema": average, "optimizer": optimizer}, "average", "left out: model (last)"),
+        "ema first": ({"ema": average, "model": raw}, "average", "taken: ema (average)"),
+        "ema within": ({**_prefixed(raw, "model."), **_prefixed(average, "ema_model.")}, "average", "ema_model"),
+        "ema as a list": ({"model": raw, "ema": listed}, "average", "ema.shadow_params"),
+        "the same twice": ({"state_dict": raw, "model": raw}, "last", "taken: state_dict"),
+    }
+
+
+CASES = list(_wrapped({}, {}))
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_weights_are_found_in_what_programs_write(case: str, tmp_path: Path) -> None:
+    """The same weights whatever is around them; the average where there is one, and the others on request."""
+    raw, average = ({**build("vanilla", (1, 16, 16), width=4, seed=n).state_dict()} for n in (0, 1))
+    content, kind, note = _wrapped(raw, average)[case]
+    torch.save(content, tmp_path / "a.pth")
+    found = read(tmp_path / "a.pth")
+    expected = average if kind == "average" else raw
+    assert found.kind == kind
+    assert found.weights.keys() == expected.keys()
+    assert all(torch.equal(found.weights[k], v) for k, v in expected.items())
+    assert note in "; ".join(found.notes)
+    if case.startswith("ema"):
+        last = read(tmp_path / "a.pth", "last").weights
+        assert all(torch.equal(last[k], v) for k, v in raw.items())
+    with pytest.raises(UsageError, match="no weights 'other'"):
+        read(tmp_path / "a.pth", "other")
+
+
+def test_several_networks_in_a_file(tmp_path: Path) -> None:
+    """One has to be named; what is no network of a known kind does not count."""
+    one, two = ({**build("vanilla", (1, 16, 16), width=w).state_dict()} for w in (2, 4))
+    torch.save({"one": one, "two": two, "generator": {"deconv.weight": torch.zeros(3)}}, tmp_path / "a.pth")
+    with pytest.raises(UsageError, match=r"several networks: one .*, two") as caught:
+        read(tmp_path / "a.pth")
+    assert "--weights one" in caught.value.hint
+    assert all(torch.equal(v, two[k]) for k, v in read(tmp_path / "a.pth", "two").weights.items())
+
+
+def test_the_command_says_which_weights_it_took(tmp_path: Path) -> None:
+    raw, average = ({**build("vanilla", (1, 16, 16), width=4, seed=n).state_dict()} for n in (0, 1))
+    torch.save({"model": raw, "ema": {k: v.half() for k, v in average.items()}}, tmp_path / "a.pth")
+    ran = ebm("convert", "a.pth", "--step-size", 0.01, "--out", "mean", cwd=tmp_path, check=0)
+    assert "a.pth: taken: ema (average)\na.pth: left out: model (last); --weights takes others" in ran.stderr
+    assert "float16 weights, kept as float32" in ran.stderr
+    assert models.load(tmp_path / "mean").config.weights == "average"
+
+
+def test_a_safetensors_file_of_others(tmp_path: Path) -> None:
+    """Its weights are taken under whatever name; a model of ours needs no conversion."""
+    state = build("vanilla", (1, 16, 16), width=4).state_dict()
+    (tmp_path / "a.pth").write_bytes(pack(_prefixed(state, "module.")))
+    found = read(tmp_path / "a.pth")
+    assert "it is a safetensors file" in found.notes
+    assert all(torch.equal(found.weights[k], v) for k, v in state.items())
+    with pytest.raises(EBMError, match="a model of ours already"):
+        read(models.find("gmm-shortrun"))
+
+
+STRANGERS: dict[str, tuple[bytes, str]] = {
+    "empty": (b"", "is empty"),
+    "git-lfs": (b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 9\n", "a pointer of git-lfs"),
+    "page": (b"\n <!DOCTYPE html>\n<html><body>Not found</body></html>", "an HTML page"),
+    "error": (b'{"error":"Invalid credentials"}', 'JSON: \'{"error"'),
+    "storage": (b"<?xml version='1.0'?><Error><Code>AccessDenied</Code></Error>", "XML: "),
+    "words": ("404: nichts gef\u00fcnden\n".encode(), "text: '404"),
+    "gzip": (gzip.compress(b"weights"), "a gzip archive"),
+    "tar": (b"a.pth".ljust(257, b"\0") + b"ustar\x0000", "a tar archive"),
+    "hdf5": (b"\x89HDF\r\n\x1a\n" + bytes(40), "an HDF5 file"),
+    "picture": (b"\x89PNG\r\n\x1a\n" + bytes(40), "a picture"),
+}
+
+
+@pytest.mark.parametrize("case", STRANGERS)
+def test_another_file_under_the_name_is_called_what_it_is(case: str, tmp_path: Path) -> None:
+    """By convert, and wherever a model is read."""
+    content, said = STRANGERS[case]
+    for name, reader in (("a.pth", read), (checkpoint.FILE, checkpoint.load)):
+        path = tmp_path / name
+        path.write_bytes(content)
+        with pytest.raises(EBMError) as caught:
+            reader(path)
+        assert said in caught.value.message
+        assert caught.value.hint
+    if content:
+        (tmp_path / "a.pth").write_bytes(bytes(200) + content)  # the bytes alone do not make it one
+        with pytest.raises(EBMError, match="not a whole"):
+            read(tmp_path / "a.pth")
+
+
+def test_an_archive_is_told_from_what_torch_writes(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "a.pth", "w") as archive:
+        archive.writestr("weights/a.bin", b"x")
+    for reader in (read, checkpoint.load):
+        with pytest.raises(EBMError, match="a zip archive"):
+            reader(tmp_path / "a.pth")
+    torch.save({}, tmp_path / "b.pth")
+    with pytest.raises(EBMError, match="is a pickle") as caught:
+        checkpoint.load(tmp_path / "b.pth")
+    assert "ebm convert" in caught.value.hint
 
 
 class _Evil:
@@ -177,6 +300,10 @@ def _odd_files(folder: Path) -> dict[str, str]:
     torch.save({**good, "f.0.bias": torch.arange(4)}, folder / "int.pth")
     torch.save({**good, "f.0.weight": torch.zeros(1).expand(10**9, 1, 3, 3)}, folder / "huge.pth")
     torch.save({**good, "f.0.weight": good["f.0.weight"].to_sparse()}, folder / "sparse.pth")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        quantised = torch.quantize_per_tensor(torch.zeros(4, 1, 3, 3), 0.1, 0, torch.qint8)
+    torch.save({**good, "f.0.weight": quantised}, folder / "quantised.pth")
     torch.save({**good, "f.2.weight": torch.zeros(8, 4, 3, 3)}, folder / "shape.pth")
     torch.save({k: v for k, v in good.items() if k != "f.4.bias"}, folder / "missing.pth")
     torch.save({"conv1.weight": torch.zeros(8, 3, 3, 3)}, folder / "other.pth")
@@ -185,16 +312,17 @@ def _odd_files(folder: Path) -> dict[str, str]:
         "evil.pth": "run code",
         "evil.pkl": "run code",
         "module.pth": "run code",
-        "empty.pth": "not a whole",
-        "text.pth": "",
+        "empty.pth": "is empty",
+        "text.pth": "text: ",
         "half.pth": "not a whole",
-        "zip.pth": "not a whole",
+        "zip.pth": "a zip archive",
         "list.pth": "no state dict",
         "none.pth": "no state dict",
         "nan.pth": "not finite",
         "int.pth": "int64",
         "huge.pth": "plain tensor",
-        "sparse.pth": "",
+        "sparse.pth": "sparse",
+        "quantised.pth": "quantised",
         "shape.pth": "f.2.weight",
         "missing.pth": "missing",
         "other.pth": "conv1.weight",

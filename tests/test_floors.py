@@ -13,10 +13,12 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "ebmcli"
 
 FLOORS = {
-    0: "consent cores device errors text types storage.disk storage.files storage.locks storage.paths storage.private",
+    0: "consent cores device errors text types storage.disk storage.files storage.kinds storage.locks storage.paths "
+    "storage.private",
     1: "trainer diagnostics chains sampler potential networks optimizers guard philox",
     2: "landscape evaluation longrun recipe checkpoint hub run learning diagnosis sweep preflight sampling card bench "
-    "data media models films convert foreign shortrun pretrained storage",
+    "data media models films convert foreign shortrun pretrained storage "
+    "state_dicts",
     3: "cli __main__",
 }
 FLOOR = {name: floor for floor, names in FLOORS.items() for name in names.split()}

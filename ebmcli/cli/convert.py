@@ -74,6 +74,15 @@ def convert(
             show_default="28, 32, 64, …",
         ),
     ] = None,
+    weights: Annotated[
+        str | None,
+        typer.Option(
+            "--weights",
+            metavar="NAME",
+            help="Of a file that holds several: average, last, or the name they have in it.",
+            show_default="the average, where there is one",
+        ),
+    ] = None,
     trust_code: options.TrustCode = False,
     force: options.Force = False,
     json: options.Json = False,
@@ -89,9 +98,10 @@ def convert(
         _back(source, out, force, trust_code, output)
         return
     from ebmcli import convert as converting
+    from ebmcli import state_dicts
 
     path = typed_path(source)
-    state = converting.read_pth(path)
+    read = state_dicts.read(path, weights)
     target = out or Path(path.stem)
     if recipe is not None:
         from ebmcli.recipe import load
@@ -99,11 +109,11 @@ def convert(
         if step_size is not None:
             raise UsageError("--recipe tells the step size already", "leave out --step-size")
         settings = load(recipe)
-        found = converting.recognise(state, leak=settings.potential.leak, size=size or settings.data.image_size)
+        found = converting.recognise(read.weights, leak=settings.potential.leak, size=size or settings.data.image_size)
         config = converting.settings_of_recipe(found, settings, energy_scale)
         text = settings.dumps()
     else:
-        found = converting.recognise(state, leak=leak, size=size)
+        found = converting.recognise(read.weights, leak=leak, size=size)
         own = Regime.convergent if found.network == "nonlocal" else Regime.non_convergent
         config = converting.settings_by_hand(
             found,
@@ -114,8 +124,11 @@ def convert(
             regime=regime or own,
         )
         text = ""
+    config = config.model_copy(update={"weights": read.kind})
     checksum = converting.write_folder(converting.signed(found, sign.value), config, target, text)
     c, h, w = found.shape
+    for note in read.notes:
+        output.say(f"{path.name}: {note}")
     output.say(
         f"{path.name}: {found.network} of width {found.arguments['width']}, {h}×{w}×{c}, leak "
         f"{config.arguments['leak']:g}, {sum(v.numel() for v in found.weights.values()):,} weights; "

@@ -2,6 +2,7 @@
 
     disk     the few operations that everything kept goes through, and that tests break
     files    files written whole or not at all, lines added to a file
+    kinds    what a file is, by its first bytes
     locks    one process at a time in a folder
     paths    paths as people type them
     private  folders and files that no other user can write to

@@ -12,6 +12,7 @@ from safetensors.torch import save as to_bytes
 from torch import Tensor
 
 from ebmcli.errors import EBMError
+from ebmcli.storage import kinds
 
 AGAIN = "get the file again"
 
@@ -36,18 +37,18 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     if not path.is_file():
         raise EBMError(f"no checkpoint at {path}", "expected a safetensors file")
     try:
-        with open(path, "rb") as file:
-            head = file.read(10)
+        kind = kinds.kind_of(path)
     except OSError as error:
         raise EBMError(f"{path} cannot be read: {error.strerror}", "check its permissions") from error
-    if not head:
-        raise EBMError(f"{path} is empty", AGAIN)
-    # A safetensors file begins with its header's length, which may begin like a pickle; the header itself tells.
-    if head[8:9] != b"{" and (head[:1] == b"\x80" or head[:2] == b"PK"):
+    if kind in (kinds.PICKLE, kinds.TORCH):
         raise EBMError(
             f"{path} is a pickle, which can run code when read and is never opened",
-            "expected a safetensors file written by ebm",
+            "expected a safetensors file written by ebm; for weights of others see ebm convert --help",
         )
+    if kind is kinds.EMPTY:
+        raise EBMError(f"{path} is empty", AGAIN)
+    if kind is not None and kind is not kinds.SAFETENSORS:
+        raise EBMError(f"{path} is not a whole safetensors file, but {kind.name}", kind.hint)
     try:
         with safe_open(path, framework="pt") as opened:
             return {k: opened.get_tensor(k) for k in opened.keys()}, opened.metadata() or {}  # noqa: SIM118
