@@ -13,7 +13,8 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "ebmcli"
 
 FLOORS = {
-    0: "consent cores device errors text types storage.disk storage.files storage.kinds storage.locks storage.paths "
+    0: "consent cores device errors storage.disk storage.files storage.kinds storage.locks "
+    "storage.paths storage.plain text types",
     "storage.private",
     1: "trainer diagnostics chains sampler potential networks optimizers guard philox",
     2: "landscape evaluation longrun recipe checkpoint hub run learning diagnosis sweep preflight sampling card bench "

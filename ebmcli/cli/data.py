@@ -112,9 +112,7 @@ def fetch_set(
         remote.fetch(address, split)  # files that are gone from the Hub's cache come back
     fetch(source, split, output, again)
     images = _load(source, image_size, channels, crop, split, output)
-    for note in images.notes:
-        output.say(note)
-    output.result({**_facts(images), "skipped": images.skipped})
+    output.result({**_facts(images), **_said(images)})
 
 
 @app.command("show")
@@ -158,7 +156,7 @@ def show(
         output.say("the data has no width of its own in some direction: learning needs data noise (data.noise_std)")
     output.say(f"grid: {target}")
     suggested = [{"noise_std": k, "step_size": v} for k, v in steps.items()]
-    output.result({**_facts(images), **stats._asdict(), "suggested": suggested, "out": target})
+    output.result({**_facts(images), **stats._asdict(), "suggested": suggested, "out": target, **_said(images)})
 
 
 @app.command("clear")
@@ -210,7 +208,7 @@ def _load(
 
     own = own_form(source, split)
     with output.counter("reading images") as progress:
-        images = load(
+        return load(
             source,
             image_size=size or own.image_size,
             channels=channels or own.channels,
@@ -218,15 +216,15 @@ def _load(
             split=split,
             progress=progress,
         )
-    if images.skipped:
-        shown = ", ".join(images.skipped[:3]) + (" …" if len(images.skipped) > 3 else "")
-        output.warn(f"images that cannot be read are left out ({len(images.skipped)}): {shown}")
-    return images
 
 
 def _facts(images: ImageSet) -> dict[str, Any]:
     revision = {"revision": images.revision} if images.revision else {}
     return {"data": images.name, "count": len(images), "shape": images.shape, "identity": images.identity, **revision}
+
+
+def _said(images: ImageSet) -> dict[str, Any]:
+    return {"skipped": images.skipped, "notes": images.notes, "warnings": images.doubts}
 
 
 def _rows(images: ImageSet, stats: Stats, steps: dict[float, float]) -> list[tuple[str, str]]:

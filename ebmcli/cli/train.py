@@ -124,6 +124,7 @@ def _choose(source: str, device: str, keep: Path | None, overrides: list[str] | 
     """A recipe for pictures that have none, shown, and kept in a file where that is asked for."""
     from ebmcli import device as devices
     from ebmcli.cli.fetching import fetch
+    from ebmcli.data.listing import readable
     from ebmcli.data.survey import survey
     from ebmcli.recipe import loads
     from ebmcli.recipe.suggest import suggest
@@ -133,7 +134,7 @@ def _choose(source: str, device: str, keep: Path | None, overrides: list[str] | 
         raise EBMError(f"{keep} is there already", "choose another --save-recipe")
     fetch(source, "train", output)
     seen = survey(source)
-    path = _absolute(source) or source
+    path = readable(_absolute(source) or source)  # a recipe is UTF-8; the run remembers the bytes themselves
     gpu = devices.pick(device).type != "cpu"
     recipe = suggest(path, Path(path).name, seen.images, seen.short_side, seen.colour, gpu, seen.crop)
     text = loads(recipe.dumps(), "chosen for --data", overrides or ()).dumps()
@@ -223,12 +224,6 @@ def _prepare(settings: Recipe, run: Run | None, facts: dict[str, Any], trusted: 
     fetch(facts["data_path"] or settings.data.source, settings.data.split, output)
     with output.counter("reading images") as progress:
         positives = open_data(settings.data, facts["data_path"], progress)
-    for note in getattr(getattr(positives, "set", None), "notes", ()):
-        output.detail(note)
-    skipped = getattr(getattr(positives, "set", None), "skipped", ())
-    if skipped:
-        names = ", ".join(skipped[:3]) + (" …" if len(skipped) > 3 else "")
-        output.warn(f"images that cannot be read are left out ({len(skipped)}): {names}")
     place = devices.pick(facts["device"])
     learning = Learning(settings, positives, run, place, facts["backend_requested"], trusted)
     now = {
@@ -242,7 +237,10 @@ def _prepare(settings: Recipe, run: Run | None, facts: dict[str, Any], trusted: 
     }
     if run is not None:
         if facts.get("data_identity") not in (None, now["data_identity"]):
-            raise EBMError(f"these are not the images that {run.folder} learned from", "give the same ones with --data")
+            raise EBMError(
+                f"these are not the images that {run.folder} learned from",
+                "give the same ones with --data; files that are read now and were not then are to be taken out",
+            )
         for key in ("threads", "device_used", "backend", "torch"):
             if facts.get(key) not in (None, now[key]):
                 name = key.partition("_")[0]

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import re
 import tarfile
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, NamedTuple
 
 from ebmcli.data.folders import choose
-from ebmcli.data.source import PICTURES, Listing, Source
+from ebmcli.data.listing import Listing, is_aside
+from ebmcli.data.source import LARGEST, PICTURES, Source, kinds, unpacking, unread
 from ebmcli.errors import EBMError
 
 if TYPE_CHECKING:
@@ -20,10 +21,11 @@ if TYPE_CHECKING:
 
 SUFFIXES = (".tgz", ".tar", ".gz", ".zip")
 _TAR = 257  # where a tar says what it is
-_LARGEST = 256 * 2**20  # bytes of one member that is read
 _RATIO = 200  # times the size of the archive that its members may declare together
 _FREE = 256 * 2**20  # bytes they may declare in any case
 _MEMBERS = 5_000_000
+_LONG = 2**20  # bytes of a name or of remarks on a member, which are held in memory
+_DRIVE = re.compile(r"[A-Za-z]:")
 
 
 class Member(NamedTuple):
@@ -50,25 +52,30 @@ def is_archive(path: Path) -> bool:
         return False
 
 
+def budget(size: int) -> int:
+    """Bytes that a compressed file of `size` bytes may claim to hold: pictures never shrink more."""
+    return _RATIO * size + _FREE
+
+
 def members(path: Path) -> Iterator[Member]:
     """The regular files of an archive in its order, read in one pass.
 
     Raises:
         EBMError: a name that leads out of the archive, sizes beyond all measure, or a damaged archive.
     """
-    budget = _RATIO * path.stat().st_size + _FREE
-    walk = _zip if zipfile.is_zipfile(path) and not _is_tar(path) else _tar
-    with _reading(path):
+    left = budget(path.stat().st_size)
+    with unpacking(path):
+        walk = _zip if zipfile.is_zipfile(path) and not _is_tar(path) else _tar
         for number, member in enumerate(walk(path)):
             parts = member.name.replace("\\", "/").split("/")
-            if member.name.startswith(("/", "\\")) or ".." in parts or ":" in parts[0]:
+            if not parts[0] or ".." in parts or _DRIVE.match(parts[0]):
                 raise EBMError(
                     f"{path} has a file that leads out of it ({member.name[:80]!r}) and is not read",
                     "get the archive from where it was published",
                 )
-            budget -= member.size
+            left -= member.size
             picture = Path(member.name).suffix.lower() in PICTURES
-            if budget < 0 or number >= _MEMBERS or (picture and member.size > _LARGEST):
+            if left < 0 or member.size < 0 or number >= _MEMBERS or (picture and member.size > LARGEST):
                 raise EBMError(
                     f"{path} would unpack to far more than images are ({member.name[:80]}: {member.size:,} bytes) "
                     "and is not read",
@@ -89,13 +96,22 @@ def open_source(listing: Listing, split: str) -> Source:
         EBMError: there are none, or as `members` and `ebmcli.data.folders.choose`.
     """
     path = listing.root
+    source = Source("archive of images", listing.files, 0, lambda n: iter(()), reading="parts and kinds of 2")
 
     def names() -> list[str]:
-        found = [member.name for member in members(path) if _is_picture(member.name)]
+        there = [member.name for member in members(path) if not _is_aside(member.name)]
+        found = [name for name in there if name.lower().endswith(PICTURES)]
         if not found:
-            raise EBMError(f"{path} holds no images", "expected jpg, png, webp or bmp files in it")
-        chosen = choose(path, found, split)
-        return [found[i] for i in chosen]
+            left = "; ".join(unread(there))
+            raise EBMError(
+                f"{path} holds no images that are read" + (f": {left}" if left else ""),
+                f"expected files of these kinds in it: {', '.join(PICTURES)}",
+            )
+        choice = choose(path, found, split)
+        chosen = [found[i] for i in choice.which]
+        source.notes += [*kinds(chosen), *choice.notes]
+        source.doubts += choice.doubts + unread(there)
+        return chosen
 
     known: list[str] = []
 
@@ -112,17 +128,34 @@ def open_source(listing: Listing, split: str) -> Source:
             if not wanted:
                 return
 
-    return Source("archive of images", listing.files, count, items)
+    source.declared, source.items = count, items
+    return source
 
 
-def _is_picture(name: str) -> bool:
-    parts = name.split("/")
-    hidden = any(part.startswith((".", "__MACOSX")) and part != "." for part in parts)
-    return not hidden and name.lower().endswith(PICTURES)
+def _is_aside(name: str) -> bool:
+    return any(is_aside(part) for part in PurePosixPath(name).parts)
+
+
+class _Careful(tarfile.TarInfo):
+    """A member whose long name or remarks are read only where they are not beyond all measure."""
+
+    def _proc_member(self, archive: tarfile.TarFile) -> tarfile.TarInfo:
+        if self.size < 0 or (self.type in _REMARKS and self.size > _LONG):
+            raise tarfile.ReadError(f"a name or remark of {self.size:,} bytes")
+        return super()._proc_member(archive)  # type: ignore[misc]
+
+
+_REMARKS = (
+    tarfile.GNUTYPE_LONGNAME,
+    tarfile.GNUTYPE_LONGLINK,
+    tarfile.XHDTYPE,
+    tarfile.XGLTYPE,
+    tarfile.SOLARIS_XHDTYPE,
+)
 
 
 def _tar(path: Path) -> Iterator[Member]:
-    with tarfile.open(path, "r|*") as archive:
+    with tarfile.open(path, "r|*", tarinfo=_Careful) as archive:
         for entry in archive:
             if not entry.isfile():  # folders, links and devices are left alone
                 continue
@@ -148,7 +181,8 @@ def _zip(path: Path) -> Iterator[Member]:
                 with archive.open(entry) as stream:
                     return stream.read(entry.file_size + 1)
 
-            yield Member(entry.filename, entry.file_size, read)
+            # What packs on Windows may separate folders by backslashes.
+            yield Member(entry.filename.replace("\\", "/"), entry.file_size, read)
 
 
 def _is_tar(path: Path) -> bool:
@@ -157,18 +191,5 @@ def _is_tar(path: Path) -> bool:
 
 
 def _guarded(path: Path, read: Callable[[], bytes]) -> bytes:
-    with _reading(path):
+    with unpacking(path):
         return read()
-
-
-@contextmanager
-def _reading(path: Path) -> Iterator[None]:
-    try:
-        yield
-    # NotImplementedError is what zipfile says of a method of compression that it does not know.
-    except (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError) as error:
-        raise EBMError(
-            f"cannot unpack {path}: {error}", "the file is truncated or damaged; copy or download it again"
-        ) from error
-    except RuntimeError as error:  # what zipfile says of a password
-        raise EBMError(f"cannot unpack {path}: {error}", "unpack it and give the folder") from error

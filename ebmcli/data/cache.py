@@ -16,6 +16,7 @@ import os
 import shutil
 import time
 import uuid
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -111,12 +112,14 @@ class Writer:
         items: how many items of the source were taken so far, by an interrupted process too.
         count: how many images of them are kept.
         bad: name and reason of those that could not be decoded.
+        remarks: what was done with how many of them.
     """
 
     def __init__(self, stream: IO[bytes], item: tuple[int, int, int], path: Path | None, need: int) -> None:
         self._stream, self._item, self._path, self._need = stream, item, path, need
         self.items = self.count = self._noted = 0
         self.bad: dict[str, str] = {}
+        self.remarks: Counter[str] = Counter()
         self._identity = hashlib.sha256()
         self._sums: IO[bytes] | None = None
         if path is not None:
@@ -137,8 +140,8 @@ class Writer:
         """16 hexadecimal digits: hash of the digests of all items so far."""
         return self._identity.hexdigest()[:16]
 
-    def append(self, block: np.ndarray, digests: bytes, bad: dict[str, str]) -> None:
-        """Add images `[b c h w]` uint8, the digests of all items (32 bytes each), and those left out."""
+    def append(self, block: np.ndarray, digests: bytes, bad: dict[str, str], remarks: Counter[str]) -> None:
+        """Add images `[b c h w]` uint8, the digests of all items (32 bytes each), those left out, and remarks."""
         import numpy as np
 
         if len(block):
@@ -147,6 +150,7 @@ class Writer:
             self._write(self._sums, digests)
         self._identity.update(digests)
         self.bad.update(bad)
+        self.remarks.update(remarks)
         self.count += len(block)
         self.items += len(digests) // _DIGEST
         if self.items - self._noted >= _JOURNAL_EVERY:
@@ -161,7 +165,8 @@ class Writer:
             _sync(self._sums)
             temporary = self._journal_path.with_suffix(".journal.tmp")
             with open(temporary, "w", encoding="utf-8") as stream:
-                json.dump({"items": self.items, "count": self.count, "bad": self.bad}, stream)
+                kept = {"items": self.items, "count": self.count, "bad": self.bad, "remarks": self.remarks}
+                json.dump(kept, stream)
                 _sync(stream)
             os.replace(temporary, self._journal_path)
         self._noted = self.items
@@ -204,6 +209,7 @@ class Writer:
             self._sums = open(self._sums_path, "r+b" if self._sums_path.exists() else "w+b")  # noqa: SIM115
             journal = json.loads(self._journal_path.read_text(encoding="utf-8"))
             items, count, bad = int(journal["items"]), int(journal["count"]), dict(journal["bad"])
+            remarks = Counter(dict(journal.get("remarks", {})))
             digests = self._sums.read(items * _DIGEST)
             end = _HEADER + count * size
             if len(digests) == items * _DIGEST and self._stream.seek(0, os.SEEK_END) >= end and count <= items:
@@ -211,6 +217,7 @@ class Writer:
                 self._stream.seek(end)
                 self._sums.truncate(len(digests))
                 self.items, self.count, self.bad, self._noted = items, count, bad, items
+                self.remarks = remarks
                 self._identity.update(digests)
                 return
         except (OSError, ValueError, KeyError, TypeError):

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ebmcli.data.archives import SUFFIXES, is_archive, members
-from ebmcli.data.source import Listing, Source
+from ebmcli.data.listing import Listing
+from ebmcli.data.source import Source
 from ebmcli.errors import EBMError
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ _RECORD = 1 + 3 * 32 * 32  # bytes
 _BATCH = re.compile(r"(?:.*/)?(?P<name>(?P<part>data|test)_batch(?:_\d+)?)\.bin")
 _PYTHON = re.compile(r"cifar-10-batches-py/")
 _LARGEST = 2**28  # bytes of a batch
+_TOGETHER = 2**29  # bytes of an archive's batches, which are held in memory
 _AGAIN = "download cifar-10-binary.tar.gz again"
 
 
@@ -56,38 +58,45 @@ def open_source(listing: Listing, split: str) -> Source:
             _AGAIN,
         )
 
-    def batches(read: bool) -> list[tuple[str, int, bytes]]:
-        """Name, records and bytes of each batch; a published archive's batches of one split are 154 MB at most."""
-        if packed:
-            found = list(_packed(listing.root, part, read))
-        else:
-            found = [
-                (_check(file.path, file.name, file.size), file.size, file.path.read_bytes() if read else b"")
-                for file in wanted
-            ]
+    def batches() -> list[tuple[str, int]]:
+        """Name and records of each batch."""
+        there = _packed(listing.root, part) if packed else ((f.name, f.size) for f in wanted)
+        found = [(_check(listing.root, name, size), size // _RECORD) for name, size in there]
         if not found:
             raise EBMError(f"{listing.root} has no split {split!r}: no {part}_batch in it", _AGAIN)
-        return sorted((name, size // _RECORD, data) for name, size, data in found)
+        if packed and sum(records for _, records in found) * _RECORD > _TOGETHER:
+            raise EBMError(f"{listing.root} holds far more than CIFAR-10 is, and is not read", _AGAIN)
+        return sorted(found)
 
-    def count() -> int:
-        return sum(records for _, records, _ in batches(read=False))
+    def pixels() -> Iterator[tuple[str, bytes]]:
+        """Name and bytes of each batch, in the order of the names."""
+        batches()  # what is too large is refused before it is read
+        if packed:  # its members have an order of their own: a published archive's batches are 154 MB
+            yield from sorted(_read(listing.root, part).items())
+        else:
+            for file in sorted(wanted, key=lambda file: file.name):
+                yield file.name, file.path.read_bytes()
 
     def items(n: int) -> Iterator[Item]:
         import numpy as np
 
         done = 0
-        for name, records, data in batches(read=True):
-            pixels = np.frombuffer(data, dtype=np.uint8).reshape(records, _RECORD)[:, 1:]
-            for number, image in enumerate(pixels.reshape(records, 3, 32, 32).transpose(0, 2, 3, 1)):
+        for name, data in pixels():
+            records = np.frombuffer(data, dtype=np.uint8).reshape(-1, _RECORD)[:, 1:]
+            for number, image in enumerate(records.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)):
                 if done == n:
                     return
                 yield f"{name}[{number}]", image
                 done += 1
 
+    def count() -> int:
+        return sum(records for _, records in batches())
+
     return Source("CIFAR-10 records", tuple(wanted) or listing.files, count, items)
 
 
-def _packed(path: Path, part: str, read: bool) -> Iterator[tuple[str, int, bytes]]:
+def _packed(path: Path, part: str) -> Iterator[tuple[str, int]]:
+    """Name and size of the batches of an archive."""
     for member in members(path):
         if _PYTHON.match(member.name):
             raise EBMError(
@@ -96,12 +105,17 @@ def _packed(path: Path, part: str, read: bool) -> Iterator[tuple[str, int, bytes
             )
         match = _BATCH.fullmatch(member.name)
         if match and match["part"] == part:
-            _check(path, member.name, member.size)
-            yield member.name, member.size, member.read() if read else b""
+            yield member.name, member.size
+
+
+def _read(path: Path, part: str) -> dict[str, bytes]:
+    """The bytes of an archive's batches by name."""
+    found = ((member, _BATCH.fullmatch(member.name)) for member in members(path))
+    return {member.name: member.read() for member, match in found if match and match["part"] == part}
 
 
 def _check(path: Path, name: str, size: int) -> str:
-    if size == 0 or size % _RECORD or size > _LARGEST:
+    if size <= 0 or size % _RECORD or size > _LARGEST:
         raise EBMError(
             f"{name} in {path} is damaged: expected records of {_RECORD:,} bytes, received {size:,} bytes", _AGAIN
         )

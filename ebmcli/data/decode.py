@@ -7,16 +7,19 @@ import io
 import itertools
 import logging
 import os
+import threading
 import warnings
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
+from ebmcli.data.source import LARGEST
 from ebmcli.errors import EBMError
+from ebmcli.storage.plain import check_plain
 
 if TYPE_CHECKING:
     import numpy as np
@@ -29,7 +32,13 @@ log = logging.getLogger("ebmcli.data")
 
 _CHUNK = 64  # images a worker takes at once
 _HELD = 16 * 2**20  # bytes of encoded images in one chunk, from where the next begins
+_IN_FLIGHT = 256 * 2**20  # bytes of encoded images in all chunks that wait
 _SHOWN = 3  # names in a message
+_ROOM = 640 * 2**20  # bytes of pictures that are unpacked at one time
+_STRIP = 512  # rows that are converted at once
+_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "DIB", "AVIF", "JPEG2000", "TGA", "PCX", "ICO", "QOI")
+"""Formats that Pillow may take a file for; others need programs of their own, or are no pictures."""
+FRAMES = "are animated or have several pages, of which the first is taken"
 
 
 @dataclass(frozen=True)
@@ -80,14 +89,10 @@ def fit(image: Image, form: Form) -> np.ndarray:
 
     image.load()  # what is damaged in the pixels shows here
     with suppress(SyntaxError):  # damaged EXIF says nothing about the pixels: the picture stays as it is
-        image = ImageOps.exif_transpose(image)
-    if image.mode.startswith("I"):  # 16-bit grey: 0..65535 -> 0..255, rounded
-        deep = np.asarray(image).astype(np.int64).clip(0, 65535)
-        image = pil.fromarray(((deep + 128) // 257).astype(np.uint8))
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        image = pil.alpha_composite(pil.new("RGBA", image.size, "white"), image)
-    image = image.convert("L" if form.channels == 1 else "RGB")
+        ImageOps.exif_transpose(image, in_place=True)
+    mode = "L" if form.channels == 1 else "RGB"
+    if image.mode != mode or image.has_transparency_data:
+        image = _by_strips(image, mode, _plain(image, mode))
     if form.crop:
         image = image.crop(_centre(image, min(form.crop, image.width), min(form.crop, image.height)))
     side = min(image.size)
@@ -99,6 +104,51 @@ def fit(image: Image, form: Form) -> np.ndarray:
         image = image.resize(size, pil.Resampling.BILINEAR, box=box)
     pixels = np.asarray(image).reshape(form.image_size, form.image_size, form.channels)
     return pixels.transpose(2, 0, 1)
+
+
+def _plain(image: Image, mode: str) -> Callable[[Image], Image]:
+    """What brings an image, or a part of it, to 8 bits without transparency in `mode`, pixel by pixel.
+
+    Raises:
+        ValueError: its values are no brightness in 0..1, 0..255 or 0..65535.
+    """
+    import numpy as np
+    from PIL import Image as pil
+
+    deep, real = image.mode.startswith("I"), image.mode == "F"
+    values = np.asarray(image) if deep or real else np.zeros(1)
+    low, high = values.min(), values.max()
+    del values
+    if deep and not 0 <= low <= high <= 65535:
+        raise ValueError(f"integers from {low} to {high}, not from 0 to 65535")
+    if real and not 0 <= low <= high <= 255:
+        raise ValueError(f"floats from {low:g} to {high:g}, neither in 0..1 nor in 0..255")
+    factor = 255 if high <= 1 else 1
+
+    def plain(part: Image) -> Image:
+        if deep:  # 16-bit grey: 0..65535 -> 0..255, rounded
+            part = pil.fromarray(((np.asarray(part).astype(np.uint32) + 128) // 257).astype(np.uint8))
+        elif real:
+            part = pil.fromarray((np.asarray(part) * factor).round().astype(np.uint8))
+        if part.has_transparency_data:
+            part = part.convert("RGBA")
+            part = pil.alpha_composite(pil.new("RGBA", part.size, "white"), part)
+        return part.convert(mode)
+
+    return plain
+
+
+def _by_strips(image: Image, mode: str, convert: Callable[[Image], Image]) -> Image:
+    """A pixelwise conversion that takes little memory beside the picture and its result."""
+    from PIL import Image as pil
+
+    if image.height <= _STRIP:
+        return convert(image)
+    whole = pil.new(mode, image.size)
+    for top in range(0, image.height, _STRIP):
+        box = (0, top, image.width, min(top + _STRIP, image.height))
+        whole.paste(convert(image.crop(box)), box)
+    return whole
 
 
 def _centre(image: Image, width: int, height: int) -> tuple[int, int, int, int]:
@@ -130,31 +180,44 @@ def decode(
     with warnings.catch_warnings():
         # Pillow's remarks on odd but readable files would tear a progress bar.
         warnings.filterwarnings("ignore", module=r"PIL\.")
-        for block, digests, broken in _in_order(items, form):
-            sink.append(block, digests, broken)
+        for chunk in _in_order(items, form):
+            sink.append(*chunk)
             if 2 * len(sink.bad) > count:
                 raise _mostly_bad(sink.bad, sink.items, source)
             if progress:
                 progress(sink.items, count)
 
 
-Chunk = tuple["np.ndarray", bytes, dict[str, str]]
+class Chunk(NamedTuple):
+    """Some images in their order.
+
+    Attributes:
+        block: those that could be decoded, [b c h w] uint8.
+        digests: 32 bytes for each of all.
+        broken: name and reason of those that could not.
+        remarks: what was done with how many of them.
+    """
+
+    block: np.ndarray
+    digests: bytes
+    broken: dict[str, str]
+    remarks: Counter[str]
 
 
 def _in_order(items: Iterator[Item], form: Form) -> Iterator[Chunk]:
     """Chunks of decoded images in the order of `items`, with two chunks a core in flight."""
     workers = _cores()
     with ThreadPoolExecutor(workers) as pool:
-        waiting: deque[Future[Chunk]] = deque()
+        waiting: deque[tuple[Future[Chunk], int]] = deque()
         try:
             for chunk in _chunks(items):
-                waiting.append(pool.submit(_decode_chunk, chunk, form))
-                if len(waiting) > 2 * workers:
-                    yield waiting.popleft().result()
+                waiting.append((pool.submit(_decode_chunk, chunk, form), sum(map(_bytes, chunk))))
+                while len(waiting) > 2 * workers or (waiting and sum(size for _, size in waiting) > _IN_FLIGHT):
+                    yield waiting.popleft()[0].result()
             while waiting:
-                yield waiting.popleft().result()
+                yield waiting.popleft()[0].result()
         finally:
-            for future in waiting:
+            for future, _ in waiting:
                 future.cancel()
 
 
@@ -163,8 +226,7 @@ def _chunks(items: Iterator[Item]) -> Iterator[list[Item]]:
     chunk: list[Item] = []
     held = 0
     for item in items:
-        payload = item[1]
-        held += len(payload) if isinstance(payload, bytes) else 0 if isinstance(payload, Path) else payload.nbytes
+        held += _bytes(item)
         chunk.append(item)
         if len(chunk) == _CHUNK or held >= _HELD:
             yield chunk
@@ -173,19 +235,25 @@ def _chunks(items: Iterator[Item]) -> Iterator[list[Item]]:
         yield chunk
 
 
+def _bytes(item: Item) -> int:
+    """Bytes of an item in memory."""
+    payload = item[1]
+    return len(payload) if isinstance(payload, bytes) else 0 if isinstance(payload, Path) else payload.nbytes
+
+
 def _decode_chunk(chunk: list[Item], form: Form) -> Chunk:
-    """Images `[b c h w]` that could be decoded, digests of all, name and reason of those that could not."""
     import numpy as np
 
     block = np.empty((len(chunk), *form.shape), dtype=np.uint8)
     digests, broken, kept = [], {}, 0
+    remarks: Counter[str] = Counter()
     for name, payload in chunk:
         digest = b""
         try:
             if isinstance(payload, Path | bytes):
-                data = payload if isinstance(payload, bytes) else payload.read_bytes()
+                data = payload if isinstance(payload, bytes) else read_picture(payload)
                 digest = hashlib.sha256(data).digest()
-                block[kept] = _decode_file(data, form)
+                block[kept] = _decode_file(data, form, remarks)
             else:
                 digest = hashlib.sha256(np.ascontiguousarray(payload).data).digest()
                 block[kept] = _decode_pixels(payload, form)
@@ -195,16 +263,66 @@ def _decode_chunk(chunk: list[Item], form: Form) -> Chunk:
         except Exception as error:  # what damaged files make Pillow raise is not one class
             broken[name] = str(error) or type(error).__name__
         digests.append(digest)
-    return block[:kept], b"".join(digests), broken
+    return Chunk(block[:kept], b"".join(digests), broken, remarks)
 
 
-def _decode_file(data: bytes, form: Form) -> np.ndarray:
-    from PIL import Image as pil
+def read_picture(path: Path) -> bytes:
+    """The bytes of an encoded picture.
 
+    Raises:
+        EBMError: it is no regular file, or larger than pictures are.
+    """
+    check_plain(path, LARGEST)
+    return path.read_bytes()
+
+
+def _decode_file(data: bytes, form: Form, remarks: Counter[str]) -> np.ndarray:
     if not data:
         raise ValueError("0 bytes")
-    with pil.open(io.BytesIO(data)) as image:
-        return fit(image, form)
+    with open_picture(data) as image, _room(image):
+        # A photograph may have a preview beside it (MPO): its first picture is the photograph.
+        several = image.format != "MPO" and bool(getattr(image, "is_animated", False))
+        pixels = fit(image, form)
+    remarks.update([FRAMES] * several)
+    return pixels
+
+
+def open_picture(data: bytes) -> Image:
+    """An encoded picture, of which only the header was read.
+
+    Raises:
+        ValueError: it is none, or none that is read.
+        PIL.Image.DecompressionBombError: it would unpack to more pixels than pictures have.
+    """
+    from PIL import Image as pil
+    from PIL import UnidentifiedImageError
+
+    pil.init()
+    try:
+        return pil.open(io.BytesIO(data), formats=[name for name in _FORMATS if name in pil.OPEN])
+    except UnidentifiedImageError:
+        raise ValueError(f"no picture that is read: it begins with {data[:8]!r}") from None
+
+
+_used, _free = 0, threading.Condition()
+
+
+@contextmanager
+def _room(image: Image) -> Iterator[None]:
+    """Wait until there is memory for the picture beside those that other threads unpack."""
+    global _used
+    need = 4 * image.width * image.height * (1 if image.mode in ("RGB", "L") else 2)
+    if need > 2**30:
+        raise ValueError(f"{image.width}×{image.height} px of {image.mode} are too many")
+    with _free:
+        _free.wait_for(lambda: _used == 0 or _used + need <= _ROOM)
+        _used += need
+    try:
+        yield
+    finally:
+        with _free:
+            _used -= need
+            _free.notify_all()
 
 
 def _decode_pixels(pixels: np.ndarray, form: Form) -> np.ndarray:

@@ -7,13 +7,18 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ebmcli.data.source import PICTURES, SPLITS, File, Listing, Source
+from ebmcli.data import splits
+from ebmcli.data.listing import File, Listing
+from ebmcli.data.source import PICTURES, UNREAD, Source, kinds, unread
+from ebmcli.data.splits import Choice
 from ebmcli.errors import EBMError
+from ebmcli.storage.plain import check_plain
 
 if TYPE_CHECKING:
     from ebmcli.data.source import Item
 
 _PARTITION = "list_eval_partition.txt"
+_LONGEST = 64 * 2**20  # bytes of a list of parts
 
 
 def recognise(listing: Listing) -> bool:
@@ -28,19 +33,22 @@ def open_source(listing: Listing, split: str) -> Source:
         EBMError: the test split is asked for and there is none.
     """
     images = [file for file in listing.files if file.suffix in PICTURES]
-    chosen = [images[i] for i in choose(listing.root, [file.name for file in images], split)]
+    choice = choose(listing.root, [file.name for file in images], split)
+    chosen = [images[i] for i in choice.which]
     source = Source("image folder", tuple(chosen), len(chosen), lambda n: _items(chosen, n))
-    others = Counter(file.suffix or "no suffix" for file in listing.files if file.suffix not in PICTURES)
+    others = Counter(file.suffix or "no suffix" for file in listing.files if file.suffix not in PICTURES + UNREAD)
     if others:
         source.notes.append(f"{others.total():,} other files left alone ({', '.join(sorted(others)[:5])})")
+    source.notes += [*kinds(file.name for file in chosen), *choice.notes]
+    source.doubts += choice.doubts + unread(file.name for file in listing.files)
     return source
 
 
-def choose(root: Path, names: list[str], split: str) -> list[int]:
+def choose(root: Path, names: list[str], split: str) -> Choice:
     """Which of the pictures (names relative to `root`, with `/`) are of `split`, in their order.
 
-    Folders train and test mean splits only together: a lone `train/` may hold pictures of trains. CelebA's
-    `list_eval_partition.txt` beside the pictures, or beside their folder, is followed.
+    CelebA's `list_eval_partition.txt` beside the pictures, or beside their folder, is followed; else folders that
+    are called after parts, as `ebmcli.data.splits.choose` finds them; else all pictures are the training set.
 
     Raises:
         EBMError: the test split is asked for and there is none.
@@ -48,12 +56,13 @@ def choose(root: Path, names: list[str], split: str) -> list[int]:
     partition = _partition(root)
     if partition:
         wanted = {"train": ("0",), "test": ("1", "2")}[split]
-        return [i for i, name in enumerate(names) if partition.get(name.split("/")[-1], "0") in wanted]
-    tops = {name.split("/")[0].lower() for name in names if "/" in name}
-    if all(tops.intersection(aliases) for aliases in SPLITS.values()):
-        return [i for i, name in enumerate(names) if name.split("/")[0].lower() in SPLITS[split]]
+        which = [i for i, name in enumerate(names) if partition.get(name.split("/")[-1], "0") in wanted]
+        return Choice(which, [f"split {split} by {_PARTITION}: {len(which):,} of {len(names):,}"], [])
+    choice = splits.choose(names, split)
+    if choice is not None:
+        return choice
     if split == "train":
-        return list(range(len(names)))
+        return Choice(list(range(len(names))), [], splits.doubts(names))
     raise EBMError(
         f"{root} has no split {split!r}: expected the folders train and test in it",
         "leave the split out to use all of its images",
@@ -65,6 +74,7 @@ def _partition(root: Path) -> dict[str, str]:
     for place in (root, root.parent) if root.name.startswith("img_align_celeba") else (root,):
         path = place / _PARTITION
         if place.is_dir() and path.is_file():
+            check_plain(path, _LONGEST)
             rows = (line.split() for line in path.read_text(encoding="utf-8", errors="replace").splitlines())
             return {row[0]: row[1] for row in rows if len(row) == 2}
     return {}

@@ -5,13 +5,14 @@ from __future__ import annotations
 import gzip
 import re
 import struct
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
-from ebmcli.data.source import SPLITS, File, Listing, Source
+from ebmcli.data.archives import budget
+from ebmcli.data.listing import File, Listing
+from ebmcli.data.source import LARGEST, SPLITS, Source, unpacking
 from ebmcli.errors import EBMError
 
 if TYPE_CHECKING:
@@ -61,11 +62,27 @@ def open_source(listing: Listing, split: str) -> Source:
             f"{file.path} holds no pixels: {count} images of {rows}×{columns} px",
             "copy or download the file again",
         )
+    _check_size(file, count, rows, columns)
 
     def items(n: int) -> Iterator[Item]:
         yield from _items(file, n, (count, rows, columns))
 
     return Source("IDX images", (file,), count, items)
+
+
+def _check_size(file: File, count: int, rows: int, columns: int) -> None:
+    """Refuse what cannot be in the file before memory and disk are asked for it."""
+    with open(file.path, "rb") as stream:
+        packed = stream.read(2) == _GZIP
+    claimed = _HEADER + count * rows * columns
+    if rows * columns > LARGEST or claimed > (budget(file.size) if packed else file.size):
+        if not packed and rows * columns <= LARGEST:
+            raise _truncated(file.path, claimed, file.size)
+        raise EBMError(
+            f"{file.path} is damaged: its header claims {count:,} images of {rows:,}×{columns:,} px, "
+            f"which {file.size:,} bytes cannot hold",
+            "copy or download the file again",
+        )
 
 
 def _choose(listing: Listing, split: str) -> File:
@@ -113,15 +130,11 @@ def _items(file: File, n: int, shape: tuple[int, int, int]) -> Iterator[Item]:
 @contextmanager
 def _stream(path: Path) -> Iterator[IO[bytes]]:
     """The file's bytes, unpacked where it is gzipped, whatever its name says."""
-    try:
-        with open(path, "rb") as raw:
-            packed = raw.read(2) == _GZIP
-            raw.seek(0)
-            with gzip.open(raw) if packed else raw as stream:
-                yield stream  # type: ignore[misc]
-    except (EOFError, OSError, zlib.error) as error:
-        hint = "the file is truncated or damaged; copy or download it again"
-        raise EBMError(f"cannot unpack {path}: {error}", hint) from error
+    with unpacking(path), open(path, "rb") as raw:
+        packed = raw.read(2) == _GZIP
+        raw.seek(0)
+        with gzip.open(raw) if packed else raw as stream:
+            yield stream  # type: ignore[misc]
 
 
 def _truncated(path: Path, expected: int, received: int) -> EBMError:

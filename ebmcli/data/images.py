@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ebmcli.data import cache
 from ebmcli.data.bundled import bundled, resolve
 from ebmcli.data.decode import Form, decode
+from ebmcli.data.doubts import doubts
+from ebmcli.data.listing import readable
 from ebmcli.data.readers import open_source
 from ebmcli.data.remote import address_of
 from ebmcli.errors import EBMError, Exit
@@ -22,6 +26,9 @@ if TYPE_CHECKING:
     from ebmcli.data.source import Source
     from ebmcli.hub import Address
 
+log = logging.getLogger("ebmcli.data")
+
+_NAMED = 3  # images that cannot be read, in a message
 _FORMAT = 2  # raise it when the same files would be decoded to other pixels
 
 
@@ -35,6 +42,7 @@ class ImageSet:
         identity: 16 hex digits, a hash of the images as stored; the same wherever the files lie.
         skipped: names of the images that could not be decoded.
         notes: what was recognised, assumed and done, one line each, for the user.
+        doubts: what was left out, and what is odd about the images, one line each.
         revision: the commit of a set of the Hub, else empty.
     """
 
@@ -43,6 +51,7 @@ class ImageSet:
     identity: str
     skipped: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    doubts: tuple[str, ...] = ()
     revision: str = ""
 
     def __len__(self) -> int:
@@ -106,7 +115,8 @@ def load(
     key = opened.key(_FORMAT, opened.layout, split, limit, form.image_size, form.channels, form.crop)
     kept = cache.find(key)
     if kept:
-        return _image_set(kept[0], name, kept[1])
+        return _image_set(kept[0], name, kept[1], opened)
+    noted, doubted = len(opened.notes), len(opened.doubts)
     count = min(opened.count, limit or opened.count)
     with cache.writer(key, count, form.shape) as sink:
         if sink is None:
@@ -117,19 +127,58 @@ def load(
         meta: dict[str, Any] = {
             "identity": sink.identity,
             "skipped": list(sink.bad),
+            "reasons": list(islice(sink.bad.values(), _NAMED)),
             "notes": [f"{opened.layout}, {count:,} images: {form}", *opened.notes],
+            "later": [opened.notes[noted:], opened.doubts[doubted:]],
+            "remarks": sink.remarks,
             "split": split,
             "revision": opened.revision,
         }
         array = sink.finish(key, {"name": name, **meta})
     if not sink.on_disk:
-        meta["notes"].append(f"decoded into memory: the cache folder {cache.folder()} cannot be written")
-    return _image_set(array, name, meta)
+        meta["later"][0].append(f"decoded into memory: the cache folder {cache.folder()} cannot be written")
+    del opened.notes[noted:], opened.doubts[doubted:]
+    return _image_set(array, name, meta, opened)
 
 
-def _image_set(array: np.ndarray, name: str, meta: dict[str, Any]) -> ImageSet:
+def _image_set(array: np.ndarray, name: str, meta: dict[str, Any], opened: Source) -> ImageSet:
+    """The set as it is handed out; what there is to say of it is said once.
+
+    Args:
+        array: [n c h w] uint8.
+        name: of the set.
+        meta: what was kept with it when it was decoded.
+        opened: the files as they are now; what lies beside those that are read may have changed.
+    """
+    later = meta.get("later")
+    first, *rest = meta["notes"] or [opened.layout]
+    notes = [first, *opened.notes, *later[0]] if later else [first, *rest]
+    left = [*opened.doubts, *(later[1] if later else ())]
+    left += [f"{count:,} {what}" for what, count in meta.get("remarks", {}).items()]
+    skipped = meta["skipped"]
+    if skipped:
+        shown = ", ".join(skipped[:_NAMED]) + (" …" if len(skipped) > _NAMED else "")
+        reasons = list(dict.fromkeys(meta.get("reasons", ())))
+        why = f" ({'; '.join(reasons)[:200]})" if reasons else ""
+        left.append(f"images that cannot be read are left out ({len(skipped)}): {shown}{why}")
+    left += doubts(array)
     revision = str(meta.get("revision", ""))
-    return ImageSet(array, name, meta["identity"], tuple(meta["skipped"]), tuple(meta["notes"]), revision)
+    images = ImageSet(array, name, meta["identity"], tuple(skipped), tuple(notes), tuple(left), revision)
+    _tell(images)
+    return images
+
+
+_told: set[tuple[str, ...]] = set()
+
+
+def _tell(images: ImageSet) -> None:
+    """Say what was found, and warn of what was left out or is odd; once in a process for each set."""
+    lines = (images.name, *images.notes, *images.doubts)
+    if lines not in _told:
+        _told.add(lines)
+        log.info(f"{images.name}: {'; '.join(images.notes)}")
+        for line in images.doubts:
+            log.warning(f"{images.name}: {line}")
 
 
 def _remote(source: str | Path, address: Address, split: str) -> Source:
@@ -146,4 +195,4 @@ def _remote(source: str | Path, address: Address, split: str) -> Source:
 def _name(path: Path) -> str:
     """A name without a path: the folder's, or the file's up to its first dot."""
     path = path.resolve()
-    return path.name if path.is_dir() else path.name.split(".")[0]
+    return readable(path.name if path.is_dir() else path.name.split(".")[0])

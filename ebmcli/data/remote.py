@@ -200,7 +200,10 @@ def _find(address: Address, sha: str, split: str, progress: Progress | None) -> 
     if is_parquet:
         _download(part, progress)
         files = _paths(part)
-        return part._replace(column=column or parquet.image_column(files[0]), rows=parquet.count(files))
+        return part._replace(
+            column=column or parquet.image_column(files[0]),
+            rows=parquet.count(files, column or parquet.image_column(files[0])),
+        )
     log.info(f"downloading {address} by its own loader, split {name}")
     data = _load(part)
     images = [column for column, feature in data.features.items() if type(feature).__name__ == "Image"]

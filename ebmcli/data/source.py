@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-from collections.abc import Callable, Iterator
+import lzma
+import struct
+import tarfile
+import zipfile
+import zlib
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
 
+from ebmcli.data.listing import File
 from ebmcli.errors import EBMError
 
 if TYPE_CHECKING:
@@ -20,48 +27,32 @@ if TYPE_CHECKING:
 
 SPLITS: dict[str, tuple[str, ...]] = {
     "train": ("train", "training"),
-    "test": ("test", "t10k", "testing", "val", "valid", "validation"),
+    "test": ("test", "t10k", "testing", "val", "valid", "validation", "dev"),
 }
 """The splits that can be asked for, and what files and folders of each are called."""
 
-PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
+PICTURES = (
+    *(".jpg", ".jpeg", ".png", ".webp", ".bmp"),
+    *(".jfif", ".jpe", ".tif", ".tiff", ".gif", ".ppm", ".pgm", ".pbm", ".pnm", ".dib", ".avif", ".jp2", ".tga"),
+)
 """Suffixes of the image files that are read, lower case."""
 
+UNREAD = (
+    *(".heic", ".heif", ".jxl", ".svg", ".eps", ".psd", ".ico", ".pdf", ".exr", ".hdr", ".pfm", ".fits", ".dcm"),
+    *(".raw", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raf", ".xcf", ".ai", ".apng", ".pcx", ".qoi"),
+    *(".mp4", ".avi", ".mov", ".mkv", ".webm"),
+)
+"""Suffixes of pictures and films that are not read, so that leaving them out is said."""
+
+DAMAGED = (
+    # What the standard library's readers of archives raise on damaged files is not one class.
+    *(tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error),
+    *(EOFError, OSError, RuntimeError, ValueError, LookupError, ArithmeticError, MemoryError),
+)
+LARGEST = 256 * 2**20
+"""Bytes of one encoded picture, beyond which it is none."""
+
 _SMALL = 64 * 2**20  # bytes up to which a single file is known by its content
-
-
-class File(NamedTuple):
-    """One file.
-
-    Attributes:
-        name: relative to the source, with `/`.
-        path: where it is.
-        suffix: lower case, with the dot.
-        size: bytes.
-        changed: time of the last change, ns.
-    """
-
-    name: str
-    path: Path
-    suffix: str
-    size: int
-    changed: int
-
-
-@dataclass(frozen=True)
-class Listing:
-    """All files under a folder (recursive, sorted by name, hidden ones left out), or one file."""
-
-    root: Path
-    files: tuple[File, ...]
-    is_folder: bool
-
-    def head(self, count: int) -> bytes:
-        """The first bytes of a single file; none of a folder."""
-        if self.is_folder:
-            return b""
-        with open(self.root, "rb") as stream:
-            return stream.read(count)
 
 
 @dataclass
@@ -73,9 +64,11 @@ class Source:
         files: the files that are read.
         declared: number of images they declare, or how it is found where that means reading them.
         items: the first `n` images, in order; raises EBMError where a file breaks its own format.
-        notes: what was assumed, for the user; `items` may add to it.
+        notes: what was taken and assumed, for the user; `declared` and `items` may add to it.
+        doubts: what was left out that may be missed, and what may be meant otherwise; they are said as warnings.
         stamp: what the content is, where that is known without files.
         revision: commit of a set of the Hub.
+        reading: which way of reading the files this is, where an earlier version read the same ones otherwise.
     """
 
     layout: str
@@ -83,8 +76,10 @@ class Source:
     declared: int | Callable[[], int]
     items: Callable[[int], Iterator[Item]]
     notes: list[str] = field(default_factory=list)
+    doubts: list[str] = field(default_factory=list)
     stamp: str = ""
     revision: str = ""
+    reading: str = ""
 
     @property
     def count(self) -> int:
@@ -98,6 +93,7 @@ class Source:
 
         A single small file counts by its content, so that copies of it share one entry.
         """
+        settings = (*settings, self.reading) if self.reading else settings
         if self.stamp:
             return hashlib.sha256(json.dumps([self.stamp, settings]).encode()).hexdigest()[:32]
         [first, *others] = self.files
@@ -108,40 +104,35 @@ class Source:
         return hashlib.sha256(json.dumps([what, settings]).encode()).hexdigest()[:32]
 
 
-def scan(path: Path) -> Listing:
-    """List the files of `path`.
+def kinds(names: Iterable[str]) -> list[str]:
+    """What to say of the kinds of pictures that are read, where there are several: one line, or none."""
+    counts = Counter(PurePosixPath(name).suffix.lower().lstrip(".") for name in names)
+    if len(counts) < 2:
+        return []
+    return [", ".join(f"{count:,} {kind}" for kind, count in counts.most_common())]
+
+
+def unread(names: Iterable[str]) -> list[str]:
+    """What to say of the pictures among `names` that are of kinds which are not read: one line, or none."""
+    left = Counter(suffix for name in names if (suffix := PurePosixPath(name).suffix.lower()) in UNREAD)
+    if not left:
+        return []
+    shares = ", ".join(f"{count:,} {kind}" for kind, count in left.most_common(4))
+    return [f"{left.total():,} pictures of kinds that are not read are left out ({shares}): save them as png"]
+
+
+@contextmanager
+def unpacking(path: Path) -> Iterator[None]:
+    """Around everything that unpacks `path`: what a damaged file makes its reader raise is one known error.
 
     Raises:
-        EBMError: it holds no file, is an empty file, or cannot be read.
+        EBMError: the file is truncated, damaged, or of a form that is not known.
     """
     try:
-        if path.is_dir():
-            files = tuple(sorted(_walk(path, ""), key=lambda file: file.name))
-        else:
-            with open(path, "rb"):
-                files = (_file(path.name, path, path.stat()),)
-    except OSError as error:
-        where = error.filename or path
-        raise EBMError(f"cannot read {where}: {error.strerror or error}", "check its permissions") from error
-    if not files:
-        raise EBMError(f"{path} is an empty folder: expected images, received no files", "check the path")
-    if not path.is_dir() and not files[0].size:
-        raise EBMError(f"{path} is empty: expected images, received 0 bytes", "copy or download it again")
-    return Listing(path, files, is_folder=path.is_dir())
-
-
-def _walk(folder: Path, prefix: str) -> Iterator[File]:
-    """All files under `folder`, without hidden ones, links to folders, and links that lead nowhere."""
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            if entry.name.startswith((".", "__MACOSX")):
-                continue
-            if entry.is_dir(follow_symlinks=False):
-                yield from _walk(folder / entry.name, f"{prefix}{entry.name}/")
-            elif entry.is_file():
-                yield _file(prefix + entry.name, folder / entry.name, entry.stat())
-
-
-def _file(name: str, path: Path, status: os.stat_result) -> File:
-    suffix = os.path.splitext(name)[1].lower()
-    return File(name, path, suffix, status.st_size, status.st_mtime_ns)
+        yield
+    except DAMAGED as error:
+        what = " ".join(str(error).split())[:200] or type(error).__name__
+        hint = "the file is truncated or damaged; copy or download it again"
+        if "password" in what:
+            hint = "unpack it and give the folder"
+        raise EBMError(f"cannot unpack {path}: {what}", hint) from error

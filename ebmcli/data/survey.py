@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import io
 import itertools
 import statistics
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from ebmcli.data.bundled import bundled, resolve
-from ebmcli.data.decode import Form
+from ebmcli.data.decode import Form, open_picture, read_picture
 from ebmcli.data.readers import open_source
 from ebmcli.data.remote import address_of, open_remote
 from ebmcli.data.sets import public
@@ -81,15 +80,14 @@ def own_form(source: str, split: str = "train") -> Form:
 def _look(payload: Path | bytes | np.ndarray) -> tuple[int, bool]:
     """Short side, px, and whether there are colours."""
     import numpy as np
-    from PIL import Image as pil
 
     if not isinstance(payload, Path | bytes):
         grey = payload.ndim == 2 or bool((payload[..., :1] == payload[..., :3]).all())
         return min(payload.shape[:2]), not grey
-    data = payload if isinstance(payload, bytes) else payload.read_bytes()
-    with pil.open(io.BytesIO(data)) as image:
+    data = payload if isinstance(payload, bytes) else read_picture(payload)
+    with open_picture(data) as image:
         side = min(image.size)
-        if image.mode in ("1", "L", "LA", "I", "I;16", "F"):
+        if image.mode in ("1", "L", "LA", "F") or image.mode.startswith("I"):
             return side, False
         image.draft("RGB", (64, 64))  # a coarse look is enough, and quick for photographs
         small = np.asarray(image.convert("RGB").resize((16, 16))).astype(int)

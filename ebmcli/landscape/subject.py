@@ -11,6 +11,7 @@ from torch import Tensor
 from ebmcli import data, models
 from ebmcli.checkpoint import Checkpoint
 from ebmcli.data.bundled import at_hand, bundled
+from ebmcli.data.decode import open_picture, read_picture
 from ebmcli.errors import EBMError, UsageError
 from ebmcli.landscape.truth import ToyEnergy
 from ebmcli.sampler import Target
@@ -112,11 +113,13 @@ def picture(subject: Subject, path: Path) -> Tensor:
 
     config = subject.model.config
     try:
-        with Image.open(path) as opened:
+        with open_picture(read_picture(path)) as opened:
             image = opened.convert("L" if config.channels == 1 else "RGB")
     except FileNotFoundError:
         raise EBMError(f"no such picture: {path}", "check the path") from None
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+    except EBMError:
+        raise
+    except Exception:  # what damaged files make Pillow raise is not one class
         raise EBMError(f"{path} is not a picture that can be read", "give a PNG, JPEG, WebP or BMP file") from None
     size = (config.image_size, config.image_size)
     pixels = np.asarray(image if image.size == size else image.resize(size, Image.Resampling.BOX), dtype=np.float32)

@@ -7,7 +7,6 @@ the field and what was expected there.
 from __future__ import annotations
 
 import json
-import stat
 import tomllib
 from collections.abc import Hashable, Iterator, Mapping
 from functools import cache
@@ -17,6 +16,7 @@ from typing import Any, TypeVar, cast
 from pydantic import TypeAdapter, ValidationError
 
 from ebmcli.errors import EBMError
+from ebmcli.storage.plain import check_plain
 
 T = TypeVar("T")
 
@@ -36,11 +36,7 @@ def read_bytes(path: Path, largest: int = LARGEST_FILE) -> bytes:
         EBMError: it is missing, no plain file (a pipe or a device would never end), too large, or cannot be read.
     """
     try:
-        status = path.stat()
-        if not stat.S_ISREG(status.st_mode):
-            raise EBMError(f"{path} is not a plain file", "give the path of a file")
-        if status.st_size > largest:
-            raise EBMError(f"{path} has {status.st_size:,} bytes, expected at most {largest:,}", HINT)
+        check_plain(path, largest, hint=HINT)
         return path.read_bytes()
     except FileNotFoundError:
         raise EBMError(f"no such file: {path}", "check the path") from None
