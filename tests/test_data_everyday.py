@@ -358,6 +358,7 @@ def test_what_is_found_is_said_once(tmp_path: Path, caplog: pytest.LogCaptureFix
     with caplog.at_level("INFO", logger="ebmcli"):
         for _ in range(3):
             load(tmp_path / "mine", image_size=8, channels=3)
-    said = [(r.levelname, r.getMessage()) for r in caplog.records if r.getMessage().startswith("mine: ")]
+    said = [(record.levelname, record.getMessage()) for record in caplog.records]
     assert [level for level, _ in said] == ["INFO", "WARNING"]
-    assert "image folder, 1 images: 8×8 px, RGB" in said[0][1]
+    assert said[0][1] == "mine: image folder, 1 images: 8×8 px, RGB"
+    assert "1 .heic" in said[1][1]

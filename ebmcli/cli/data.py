@@ -102,7 +102,7 @@ def fetch_set(
 ) -> None:
     """Download a set and decode it, so that it is there at once and without network."""
     from ebmcli.cli.fetching import fetch
-    from ebmcli.data import remote
+    from ebmcli.data import bundled, remote
 
     output = Output(json=json, quiet=quiet)
     address = remote.address_of(source)
@@ -112,6 +112,8 @@ def fetch_set(
         remote.fetch(address, split)  # files that are gone from the Hub's cache come back
     fetch(source, split, output, again)
     images = _load(source, image_size, channels, crop, split, output)
+    if source in bundled():  # of other sets it has been said
+        output.say(f"{images.name}: {'; '.join(images.notes)}")
     output.result({**_facts(images), **_said(images)})
 
 

@@ -218,7 +218,7 @@ def _prepare(settings: Recipe, run: Run | None, facts: dict[str, Any], trusted: 
     from ebmcli import device as devices
     from ebmcli.checkpoint import versions
     from ebmcli.cli.fetching import fetch
-    from ebmcli.data.training import open_data
+    from ebmcli.data.training import ImageData, open_data
     from ebmcli.learning import Learning
 
     fetch(facts["data_path"] or settings.data.source, settings.data.split, output)
@@ -252,6 +252,8 @@ def _prepare(settings: Recipe, run: Run | None, facts: dict[str, Any], trusted: 
         else:
             output.say(f"{run.folder}: all {update} updates are done; --set train.updates=N learns on")
     facts |= now
+    if isinstance(positives, ImageData):
+        positives.set.tell()
     if learning.potential.backend.note:
         output.warn(learning.potential.backend.note)
     output.say(

@@ -63,6 +63,20 @@ class ImageSet:
         c, h, w = self.pixels.shape[1:]
         return (int(c), int(h), int(w))
 
+    def tell(self) -> None:
+        """Log what was found, and warn of what was left out or is odd; once in a process for each set.
+
+        What a set of the package is like is known.
+        """
+        lines = (self.name, *self.notes, *self.doubts)
+        if lines in _told:
+            return
+        _told.add(lines)
+        if self.name not in bundled():
+            log.info(f"{self.name}: {'; '.join(self.notes)}")
+        for line in self.doubts:
+            log.warning(line)
+
     def images(self, index: Tensor | np.ndarray | Sequence[int] | slice) -> Tensor:
         """The images at `index` as float32 `[n c h w]` in [-1, 1]: pixel / 127.5 - 1."""
         import numpy as np
@@ -71,6 +85,9 @@ class ImageSet:
         where = index if isinstance(index, slice) else np.asarray(index)
         block = np.array(self.pixels[where])
         return torch.from_numpy(block).float().div_(127.5).sub_(1)
+
+
+_told: set[tuple[str, ...]] = set()
 
 
 def load(
@@ -82,6 +99,7 @@ def load(
     split: str = "train",
     limit: int | None = None,
     progress: Callable[[int, int], None] | None = None,
+    tell: bool = True,
 ) -> ImageSet:
     """Load a bundled set, a file or a folder, whatever its layout, as squares of one size.
 
@@ -98,6 +116,7 @@ def load(
         split: "train" or "test", where the files have both.
         limit: use the first so many images only.
         progress: called with (images done, images in all) while decoding; not at all when the cache has them.
+        tell: log what was found and left out; otherwise `ImageSet.tell` does.
 
     Raises:
         EBMError: no such data, an unknown layout, damaged files, mostly undecodable images, or a full disk.
@@ -105,6 +124,15 @@ def load(
     form = Form(image_size, channels, crop)
     if limit is not None and limit < 1:
         raise EBMError(f"limit must be at least 1 image, received {limit}", "leave it out to use all images")
+    images = _load(source, form, split, limit, progress)
+    if tell:
+        images.tell()
+    return images
+
+
+def _load(
+    source: str | Path, form: Form, split: str, limit: int | None, progress: Callable[[int, int], None] | None
+) -> ImageSet:
     address = address_of(source)
     if address is not None:
         name, opened = address.repo, _remote(source, address, split)
@@ -120,9 +148,7 @@ def load(
     count = min(opened.count, limit or opened.count)
     with cache.writer(key, count, form.shape) as sink:
         if sink is None:
-            return load(
-                source, image_size=image_size, channels=channels, crop=crop, split=split, limit=limit, progress=progress
-            )
+            return _load(source, form, split, limit, progress)
         decode(opened, count, form, sink, progress)
         meta: dict[str, Any] = {
             "identity": sink.identity,
@@ -158,27 +184,12 @@ def _image_set(array: np.ndarray, name: str, meta: dict[str, Any], opened: Sourc
     skipped = meta["skipped"]
     if skipped:
         shown = ", ".join(skipped[:_NAMED]) + (" …" if len(skipped) > _NAMED else "")
-        reasons = list(dict.fromkeys(meta.get("reasons", ())))
-        why = f" ({'; '.join(reasons)[:200]})" if reasons else ""
-        left.append(f"images that cannot be read are left out ({len(skipped)}): {shown}{why}")
+        left.append(f"images that cannot be read are left out ({len(skipped)}): {shown}")
+        if meta.get("reasons"):
+            left.append(f"why they cannot be read: {'; '.join(dict.fromkeys(meta['reasons']))[:300]}")
     left += doubts(array)
     revision = str(meta.get("revision", ""))
-    images = ImageSet(array, name, meta["identity"], tuple(skipped), tuple(notes), tuple(left), revision)
-    _tell(images)
-    return images
-
-
-_told: set[tuple[str, ...]] = set()
-
-
-def _tell(images: ImageSet) -> None:
-    """Say what was found, and warn of what was left out or is odd; once in a process for each set."""
-    lines = (images.name, *images.notes, *images.doubts)
-    if lines not in _told:
-        _told.add(lines)
-        log.info(f"{images.name}: {'; '.join(images.notes)}")
-        for line in images.doubts:
-            log.warning(f"{images.name}: {line}")
+    return ImageSet(array, name, meta["identity"], tuple(skipped), tuple(notes), tuple(left), revision)
 
 
 def _remote(source: str | Path, address: Address, split: str) -> Source:

@@ -62,7 +62,7 @@ class ToyData:
 def open_data(
     settings: DataSettings, path: str | None = None, progress: Callable[[int, int], None] | None = None
 ) -> ImageData | ToyData:
-    """The positives of a recipe.
+    """The positives of a recipe; `ImageSet.tell` says what was found.
 
     Args:
         settings: the recipe's data section.
@@ -83,6 +83,7 @@ def open_data(
             crop=settings.crop,
             split=settings.split,
             progress=progress,
+            tell=False,
         )
     except EBMError as error:
         if path is None and address_of(source) is None and not typed_path(source).exists():
