@@ -14,8 +14,7 @@ PACKAGE = ROOT / "ebmcli"
 
 FLOORS = {
     0: "consent cores device errors storage.disk storage.files storage.kinds storage.locks "
-    "storage.paths storage.plain text types",
-    "storage.private",
+    "storage.paths storage.plain storage.private text types",
     1: "trainer diagnostics chains sampler potential networks optimizers guard philox",
     2: "landscape evaluation longrun recipe checkpoint hub run learning diagnosis sweep preflight sampling card bench "
     "data media models films convert foreign shortrun pretrained storage "
