@@ -147,13 +147,17 @@ def _verdict_beside(source: Path, model: Checkpoint) -> dict[str, Any] | None:
 
 
 def _without_paths(recipe: str) -> str:
-    """The recipe, where its data is a path the last name of it only: paths tell of people and their machines."""
-    import tomlkit
+    """The recipe, where its data is a path the last name of it only: paths tell of people and their machines.
 
+    Raises:
+        EBMError: it is no recipe, so that what it tells cannot be seen.
+    """
     if not recipe:
         return recipe
-    document = tomlkit.parse(recipe)
-    source = str(document.get("data", {}).get("source", ""))
+    try:
+        source = str(parse_toml(recipe).get("data", {}).get("source", ""))
+    except (ValueError, AttributeError) as error:
+        raise EBMError("the recipe that the model holds is no recipe", "get the model again") from error
     if not source.startswith(("/", ".", "~", "\\")) and ":" not in source:
         return recipe
     name = str(_data_set(source) or Path(source.replace("\\", "/")).name or "images")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 from enum import IntEnum
 
 from ebmcli.text import shortened
@@ -99,4 +100,28 @@ def of_system(error: OSError, what: str = "") -> EBMError:
     return EBMError(
         f"{what or shortened(name)}: {why}",
         _REMEDIES.get(error.errno or 0, "choose another place"),
+    )
+
+
+_NO_ROOM = re.compile(
+    "can't allocate|unable to allocate|out of memory|storage size calculation overflowed|multiplication overflow"
+    "|array is too big|maximum allowed dimension",
+    re.IGNORECASE,
+)
+"""How torch and NumPy say that an array does not fit into memory, or into any."""
+_AMOUNT = re.compile(r"(\d[\d.]*) ?(bytes|[KMGTPE]i?B)")
+
+
+def of_memory(error: Exception) -> EBMError | None:
+    """A want of memory in our form, with how much was asked for where that is known; None for any other failure."""
+    if not isinstance(error, MemoryError) and not (
+        isinstance(error, RuntimeError | ValueError) and _NO_ROOM.search(str(error))
+    ):
+        return None
+    found = _AMOUNT.search(str(error))
+    amount = "" if found is None else f"{int(found[1]):,} bytes" if found[1].isdecimal() else f"{found[1]} {found[2]}"
+    return EBMError(
+        f"there is not enough memory{f' for {amount} at once' if amount else ''}",
+        "take fewer or smaller images, chains or updates at once; --batch-size, --count and a recipe's numbers say how "
+        "many",
     )

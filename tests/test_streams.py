@@ -14,7 +14,7 @@ import pytest
 import ebmcli
 from ebmcli import cli
 from ebmcli.cli.output import Output, result_json
-from ebmcli.errors import EBMError, Exit, UsageError, of_system
+from ebmcli.errors import EBMError, Exit, UsageError, of_memory, of_system
 from ebmcli.text import markdown, shortened, visible
 
 HOSTILE = "name\x1b]0;title\x07\x1b[31m\r\nerror: forged\x9b2J\x7f\u202eevil\udce9"
@@ -234,3 +234,30 @@ main()
     for moment in ("typer", "ebmcli.cli", "pydantic"):
         ran = python("-c", code.format(moment=moment), "recipe", "list")
         assert (ran.code, ran.stderr, ran.stdout) == (130, "error: interrupted\n", "")
+
+
+def test_memory(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """What cannot be held is said as that, with the amount; other failures stay what they are."""
+    import numpy as np
+    import torch
+
+    from ebmcli import cli
+
+    for call in (
+        lambda: torch.empty(2**50),
+        lambda: torch.empty(2**62, 4),
+        lambda: np.empty(2**45),
+        lambda: np.empty((2**62, 4)),
+        lambda: bytearray(2**50),
+    ):
+        with pytest.raises((MemoryError, RuntimeError, ValueError)) as raised:
+            call()
+        known = of_memory(raised.value)
+        assert known is not None, raised.value
+        assert "not enough memory" in known.message
+    assert of_memory(RuntimeError("shapes do not fit")) is None
+    model = Path(__file__).parent / "models" / "gmm_shortrun.safetensors"
+    assert cli.run(["sample", str(model), "--count", str(2**45), "--out", str(tmp_path / "a.png")]) == Exit.FAILED
+    said = capsys.readouterr().err
+    assert said.startswith("error: there is not enough memory"), said
+    assert "EBM_DEBUG" not in said

@@ -21,7 +21,7 @@ import typer.main
 
 from ebmcli import __version__
 from ebmcli.cli.streams import secure
-from ebmcli.errors import ConsentError, EBMError, Exit, UsageError, of_system
+from ebmcli.errors import ConsentError, EBMError, Exit, UsageError, of_memory, of_system
 from ebmcli.text import one_line, visible
 
 
@@ -238,6 +238,8 @@ def _as_known(error: Exception, words: Sequence[str]) -> EBMError:
         return error
     if isinstance(error, OSError) and error.filename is not None:
         return of_system(error)
+    if no_room := of_memory(error):
+        return no_room
     text = one_line(error)
     name = type(error).__name__
     return EBMError(f"{name}: {text}" if text else name, "set EBM_DEBUG=1 for the traceback")

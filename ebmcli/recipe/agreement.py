@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-import tomllib
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 from ebmcli.recipe.checks import flatten, shown
+from ebmcli.storage.reading import parse_toml
 
 _PLACES = {
     "network": "potential.network",
@@ -57,8 +57,8 @@ def contradictions(settings: Mapping[str, Any], recipe: str) -> list[Contradicti
         recipe: TOML.
     """
     try:
-        stated = flatten(tomllib.loads(recipe))
-    except (tomllib.TOMLDecodeError, RecursionError):
+        stated = flatten(parse_toml(recipe))
+    except ValueError:
         return []
     return list(_differing(settings, {**stated, **_scale(stated)}))
 
