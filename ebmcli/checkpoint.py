@@ -8,7 +8,6 @@ No pickle is ever read.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 from pathlib import Path
@@ -27,7 +26,8 @@ from ebmcli.recipe.agreement import contradictions
 from ebmcli.sampler.precision import PRECISIONS
 from ebmcli.storage.files import write_whole
 from ebmcli.storage.reading import mistake, parse_json
-from ebmcli.storage.tensors import not_finite, pack, read_tensors
+from ebmcli.storage.seals import Soundness
+from ebmcli.storage.tensors import digest, not_finite, pack, read_tensors
 
 log = logging.getLogger("ebmcli.checkpoint")
 
@@ -99,18 +99,6 @@ def versions() -> dict[str, str]:
     return {"ebmcli": __version__, "torch": torch.__version__}
 
 
-def digest(tensors: dict[str, Tensor], config: str, recipe: str) -> str:
-    """SHA-256 over names, types, shapes and bytes of all tensors, the settings and the recipe."""
-    h = hashlib.sha256()
-    for text in (config, recipe):
-        h.update(text.encode() + b"\0")
-    for name in sorted(tensors):
-        tensor = tensors[name].detach().cpu().contiguous()
-        h.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode() + b"\0")
-        h.update(tensor.flatten().view(torch.uint8).numpy().tobytes() if tensor.numel() else b"")
-    return h.hexdigest()
-
-
 def save(
     path: Path,
     weights: dict[str, Tensor],
@@ -163,20 +151,11 @@ def load(
             are not finite, lacks its energy scale, or its weights do not fit its network; less than float32 for a
             convergent model.
     """
-    tensors, metadata = read_tensors(path)
+    tensors, metadata, checksum, soundness = _verified(path)
     config = _config(path, metadata, energy_scale)
     recipe = metadata.get("recipe", "")
-    checksum = digest(tensors, metadata.get("ebm", ""), recipe)
-    if "sha256" not in metadata:
+    if soundness is Soundness.UNVERIFIABLE:
         log.warning(f"{path} has no checksum: nothing tells whether it is as it was written")
-    elif metadata["sha256"] != checksum:
-        raise EBMError(
-            f"{path} is damaged: its checksum is not that of its content",
-            "get the file again, or another one",
-        )
-    broken = not_finite(tensors)
-    if broken:
-        raise EBMError(f"{path}: {broken} is not finite, expected finite floating point", "get the file again")
     _check_claims(path, config, recipe, trusted, energy_scale is not None)
     _check_bank(path, config, tuple(tensors["bank"].shape) if "bank" in tensors else None)
     prefix = "network."
@@ -202,6 +181,38 @@ def load(
     potential = Potential(network, config.shape, config.energy_scale, config.temperature, backend, precision)
     bank = tensors["bank"].float() if "bank" in tensors else None
     return Checkpoint(potential.eval(), config, bank, recipe, checksum)
+
+
+def check_file(path: Path) -> Soundness:
+    """Read a checkpoint file through, as `load` does, but for a network that is others' code, which is not run.
+
+    Raises:
+        EBMError: as `load`.
+    """
+    tensors, metadata, _, state = _verified(path)
+    config = _config(path, metadata, None)
+    shapes = {k: tuple(v.shape) for k, v in tensors.items()}
+    _check_bank(path, config, shapes.get("bank"))
+    if config.network in NETWORKS:
+        own = {k.removeprefix("network."): v for k, v in shapes.items() if k.startswith("network.")}
+        with torch.device("meta"):
+            _check_fit(path, config, _build(path, config, False), own)
+    return state
+
+
+def _verified(path: Path) -> tuple[dict[str, Tensor], dict[str, str], str, Soundness]:
+    """Tensors, metadata and checksum of a file that holds finite numbers, and whose own checksum, if any, is right."""
+    tensors, metadata = read_tensors(path)
+    checksum = digest(tensors, metadata.get("ebm", ""), metadata.get("recipe", ""))
+    if metadata.get("sha256", checksum) != checksum:
+        raise EBMError(
+            f"{path} is damaged: its checksum is not that of its content",
+            "get the file again, or another one",
+        )
+    broken = not_finite(tensors)
+    if broken:
+        raise EBMError(f"{path}: {broken} is not finite, expected finite floating point", "get the file again")
+    return tensors, metadata, checksum, Soundness.SOUND if "sha256" in metadata else Soundness.UNVERIFIABLE
 
 
 def examine(

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import math
-import zipfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path as FilePath
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
+from ebmcli import media
 from ebmcli.chains import Purpose, Stream
 from ebmcli.checkpoint import Checkpoint
 from ebmcli.errors import DivergedError, EBMError, UsageError
@@ -330,11 +329,7 @@ def kept_scenes(run: Kept, steps: Sequence[int], count: int, progress: Callable[
 
 
 def _kept_images(path: FilePath, count: int) -> Tensor:
-    try:
-        with np.load(path, allow_pickle=False) as arrays:
-            images = torch.from_numpy(np.array(arrays["images"][:count]))
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        raise EBMError(f"{path} is not a whole npz of images", "was the long run copied whole?") from error
+    images = torch.from_numpy(media.read_images(path)[:count])
     return images[:, :, None, None] if images.dim() == 2 else images
 
 

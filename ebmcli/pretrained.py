@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any, Self
 
 from ebmcli import potential
-from ebmcli.checkpoint import FILE, Checkpoint, ModelConfig, digest, load
+from ebmcli.checkpoint import FILE, Checkpoint, ModelConfig, load
 from ebmcli.errors import EBMError
 from ebmcli.networks import Shape
 from ebmcli.recipe.agreement import contradictions
 from ebmcli.storage.paths import typed_path
+from ebmcli.storage.tensors import digest
 
 
 class Potential(potential.Potential):

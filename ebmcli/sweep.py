@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 import math
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,7 +17,7 @@ from ebmcli.recipe import load as load_recipe
 from ebmcli.run import Run
 from ebmcli.storage.files import write_whole, writing
 from ebmcli.storage.locks import LOCK, hold
-from ebmcli.storage.reading import read_json
+from ebmcli.storage.seals import dumps, read_sealed
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -172,9 +171,9 @@ def begin(
         raise EBMError(f"{folder} is not empty, and holds no sweep", "choose another --out")
     lock = hold(folder)
     if not path.is_file():
-        write_whole(path, json.dumps(facts, indent=2) + "\n")
+        write_whole(path, dumps(facts))
         return lock
-    there = read_json(path, dict[str, Any])
+    there = read_sealed(path, dict[str, Any])
     if there != facts:
         raise EBMError(
             f"{folder} holds another sweep: {there.get('recipe')} over {there.get('over')}", "choose another --out"

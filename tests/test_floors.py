@@ -18,7 +18,7 @@ FLOORS = {
     1: "trainer diagnostics chains sampler potential networks optimizers guard philox",
     2: "landscape evaluation longrun recipe checkpoint hub run learning diagnosis sweep preflight sampling card bench "
     "data media models films convert foreign shortrun pretrained storage "
-    "state_dicts",
+    "state_dicts verify",
     3: "cli __main__",
 }
 FLOOR = {name: floor for floor, names in FLOORS.items() for name in names.split()}

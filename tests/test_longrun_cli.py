@@ -25,6 +25,8 @@ from ebmcli.longrun.report import sparkline, steps_text
 from ebmcli.media import read_metadata
 from ebmcli.networks import build
 from ebmcli.sampler import Langevin, run
+from ebmcli.storage.seals import plain
+from ebmcli.storage.tensors import pack, read_tensors
 
 MODELS = Path(__file__).parent / "models"
 CONVERGENT, SHORTRUN = MODELS / "gmm_convergent.safetensors", MODELS / "gmm_shortrun.safetensors"
@@ -310,15 +312,24 @@ def test_half_written_long_runs(done: Path, tmp_path: Path) -> None:
             (folder / name).write_bytes(change)
         return folder
 
-    state = (done / "state.safetensors").read_bytes()
+    def facts_with(**settings: object) -> bytes:
+        facts = plain(json.loads((done / "longrun.json").read_text()))
+        return json.dumps({**facts, "settings": {**facts["settings"], **settings}}).encode()
+
     short = (done / "metrics.jsonl").read_text().splitlines(keepends=True)
     cases: list[tuple[str, bytes | None, str]] = [
-        ("longrun.json", b"{", "longrun.json cannot be read"),
-        ("longrun.json", b'{"settings": {"steps": 3}}', "longrun.json cannot be read"),
+        ("longrun.json", b"{", "longrun.json is not JSON"),
+        ("longrun.json", b'{"settings": {"steps": 3}}', "longrun.json: model is missing"),
+        ("longrun.json", facts_with(chains=10**12), "settings.chains is 1000000000000, expected at most 1000000"),
+        ("longrun.json", (done / "longrun.json").read_bytes().replace(b'"seed": 0', b'"seed": 1'), "is damaged"),
         ("longrun.json", None, "no long run in"),
-        ("state.safetensors", state[:200], "not a whole safetensors file"),
         ("metrics.jsonl", "".join(short[:7]).encode(), "ends before the state at step 40"),
         ("metrics.jsonl", b'{"step": 0}\n' + "".join(short[1:]).encode(), "line 1 of"),
+        (
+            "metrics.jsonl",
+            "".join([*short[:3], short[3].replace("0.", "1.", 1), *short[4:]]).encode(),
+            "as it was at step",
+        ),
     ]
     for name, change, message in cases:
         folder = broken(name, change)
@@ -329,6 +340,58 @@ def test_half_written_long_runs(done: Path, tmp_path: Path) -> None:
     folder = broken("state.safetensors", None)
     ebm("longrun", "--resume", folder.name, cwd=tmp_path, check=0)
     assert content(folder) == content(done)
+
+
+def test_damage_is_made_good(done: Path, tmp_path: Path) -> None:
+    """A changed bit of the state, a cut one, another step: begun anew to the same end, the damaged one beside it."""
+    state = (done / "state.safetensors").read_bytes()
+    flipped = bytearray(state)
+    flipped[-5] ^= 4
+    for number, change in enumerate((state[:200], bytes(flipped), state.replace(b'"step":"40"', b'"step":"33"'))):
+        folder = Path(shutil.copytree(done, tmp_path / str(number)))
+        (folder / "state.safetensors").write_bytes(change)
+        ran = ebm("longrun", "--resume", folder, cwd=tmp_path, check=0)
+        assert sum(line.startswith("warning: ") for line in ran.stderr.splitlines()) == 1, ran.stderr
+        assert "state.safetensors is" in ran.stderr
+        assert (folder / "state.safetensors.damaged").read_bytes() == change
+        (folder / "state.safetensors.damaged").unlink()
+        assert content(folder) == content(done)
+
+
+def test_the_state_before_is_taken(done: Path, tmp_path: Path) -> None:
+    """Cut short after several states: the newest is damaged, and the run goes on from the one before it."""
+    words = ("longrun", SHORTRUN, "--kernel", "mala", "--warmup", 30, "--step-size", 0.01, "--out", "a", *FEW)
+    assert ebm(*words, cwd=tmp_path, EBM_CRASH_AT="state-16").code == -signal.SIGKILL
+    path = tmp_path / "a" / "state.safetensors"
+    path.write_bytes(path.read_bytes()[:-1] + b"?")
+    ran = ebm("longrun", "--resume", "a", cwd=tmp_path, check=0)
+    assert "goes on after step" in ran.stderr
+    assert "after step 0" not in ran.stderr
+    (tmp_path / "a" / "state.safetensors.damaged").unlink()
+    assert content(tmp_path / "a") == content(done)
+
+
+def test_images_that_are_damaged_are_left_out(done: Path, tmp_path: Path) -> None:
+    """They are set aside with a warning, and the report is made of the others."""
+    folder = Path(shutil.copytree(done, tmp_path / "a"))
+    kept = sorted((folder / "images").iterdir())
+    kept[1].write_bytes(kept[2].read_bytes())
+    kept[2].write_bytes(b"PK\x03\x04")
+    ran = ebm("longrun", "--resume", "a", cwd=tmp_path, check=0)
+    assert ran.stderr.count("is damaged: it is set aside") == 2
+    assert len(Folder.open(folder).images()) == len(kept) - 2
+
+
+def test_an_older_long_run_goes_on_unverified(done: Path, tmp_path: Path) -> None:
+    """Without checksums: as before, and a warning says so."""
+    folder = Path(shutil.copytree(done, tmp_path / "a"))
+    facts = plain(json.loads((folder / "longrun.json").read_text()))
+    (folder / "longrun.json").write_text(json.dumps(facts))
+    tensors, said = read_tensors(folder / "state.safetensors")
+    (folder / "state.safetensors").write_bytes(pack(tensors, {"step": said["step"]}))
+    ran = ebm("longrun", "--resume", "a", cwd=tmp_path, check=0)
+    assert ran.stderr.count("cannot be verified") == 1
+    assert (folder / "result.json").read_bytes() == (done / "result.json").read_bytes()
 
 
 def test_a_model_of_another_size(done: Path, tmp_path: Path) -> None:

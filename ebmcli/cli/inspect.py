@@ -9,6 +9,7 @@ import typer
 
 from ebmcli.cli import options
 from ebmcli.cli.output import Output
+from ebmcli.errors import EBMError
 
 PICTURES = (".png", ".npz", ".mp4", ".gif", ".webp", ".apng")
 
@@ -20,15 +21,42 @@ def inspect(
             metavar="MODEL|FILE", help="A model, a run, or a picture, film or npz written by ebm.", show_default=False
         ),
     ] = None,
+    verify: Annotated[
+        bool,
+        typer.Option(
+            "--verify",
+            help="Read a run, long run, map, sweep or model through: what is sound, damaged (exit 1) or unverifiable.",
+        ),
+    ] = False,
     energy_scale: options.EnergyScale = None,
     trust_code: options.TrustCode = False,
     json: options.Json = False,
 ) -> None:
     """Say what a model, a run or a picture of ours is."""
     output = Output(json=json)
+    if verify:
+        _verify(what, output)
+        return
     facts = _picture(Path(what)) if what and what.lower().endswith(PICTURES) else _model(what, energy_scale, trust_code)
     output.table([(key, _text(value)) for key, value in _flat(facts)])
     output.result(facts)
+
+
+def _verify(what: str | None, output: Output) -> None:
+    from ebmcli import models
+    from ebmcli.storage.seals import Soundness
+    from ebmcli.verify import verify
+
+    path = Path(what).expanduser() if what else None
+    found = list(verify(path if path is not None and path.exists() else models.find(what)))
+    output.table([(state, str(file), reason) for file, state, reason in found], ("state", "file", "why"))
+    output.result([{"file": file, "state": state.value, "reason": reason} for file, state, reason in found])
+    damaged = sum(state is Soundness.DAMAGED for _, state, _ in found)
+    if damaged:
+        raise EBMError(
+            f"{damaged} of {len(found)} {'is' if damaged == 1 else 'are'} damaged",
+            "--resume goes on from what is sound, or makes it again",
+        )
 
 
 def _picture(path: Path) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json as jsonlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -19,8 +18,6 @@ if TYPE_CHECKING:
     from ebmcli.landscape.store import Folder
     from ebmcli.landscape.subject import Subject
 
-UNFINISHED = "unfinished"
-"""Folder, in that of a map, of what a map under way goes on from."""
 STAGES = {
     "chains": ("long chains", "steps"),
     "descent": ("descent", "states"),
@@ -173,9 +170,11 @@ def _begin(
 ) -> None:
     from dataclasses import asdict
 
+    from ebmcli.landscape.report import UNFINISHED
     from ebmcli.landscape.store import Folder
     from ebmcli.landscape.subject import first_states
     from ebmcli.storage.files import write_whole
+    from ebmcli.storage.seals import dumps
 
     folder = out or Path(f"{label(subject.name)}-map")
     _check_new(folder, force)
@@ -196,13 +195,13 @@ def _begin(
     except OSError as error:
         raise EBMError(f"cannot make the folder {folder}: {error.strerror}", "choose another --out") from error
     store = Folder(work, fresh=True)
-    write_whole(work / "settings.json", jsonlib.dumps(facts, indent=1) + "\n")
+    write_whole(work / "settings.json", dumps(facts))
     _make(subject, first, settings, where, folder, store, batch_size, leaves, output)
 
 
 def _check_new(folder: Path, force: bool) -> None:
     """A map gets a folder of its own; with --force it replaces the map that is there, and nothing else."""
-    from ebmcli.landscape.report import FILES
+    from ebmcli.landscape.report import FILES, UNFINISHED
 
     if folder.exists() and not folder.is_dir():
         raise EBMError(f"{folder} is a file: a map gets a folder of its own", "choose another --out")
@@ -218,19 +217,18 @@ def _resume(folder: Path, place: Any, backend: str, trusted: bool, batch_size: i
     from ebmcli import models
     from ebmcli.checkpoint import checksum_of
     from ebmcli.landscape.mapping import MapSettings
-    from ebmcli.landscape.store import Folder
+    from ebmcli.landscape.report import UNFINISHED
+    from ebmcli.landscape.store import Begun, Folder
     from ebmcli.landscape.subject import first_states, is_truth, open_subject
+    from ebmcli.storage.seals import read_sealed
 
     work = folder / UNFINISHED
     if not (work / "settings.json").exists():
         if (folder / "map.json").exists():
             raise EBMError(f"the map in {folder} is finished", "there is nothing to go on with")
         raise EBMError(f"no map was begun in {folder}", f"start one: ebm map MODEL --out {folder}")
-    try:
-        facts = jsonlib.loads((work / "settings.json").read_text())
-        settings, scale = MapSettings(**facts["settings"]), facts["how"].get("energy_scale")
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise EBMError(f"{work / 'settings.json'} cannot be read", "was it changed by hand?") from error
+    facts = read_sealed(work / "settings.json", Begun)
+    settings, scale = MapSettings(**facts["settings"]), facts["how"].get("energy_scale")
     name = facts["model"]
     # Before the network is built, which may mean to import code: is it the model at all?
     if not is_truth(name) and checksum_of(models.look_up(name, trusted).path, scale, trusted) != facts["digest"]:

@@ -203,9 +203,11 @@ class _Chart:
         s, device = self.settings, self.starts.device
         kept = self.store.read("chains")
         now = Settling(self.starts, 0, torch.full((len(self.starts),), torch.nan, device=device), False)
-        if kept is not None:
+        if kept is not None and _fits(kept[0], x=self.starts.shape, energy=self.starts.shape[:1]):
             tensors, facts = kept
-            now = Settling(tensors["x"].to(device), facts["step"], tensors["energy"].to(device), facts["still"])
+            now = Settling(
+                tensors["x"].to(device), facts.get("step", 0), tensors["energy"].to(device), facts.get("still", False)
+            )
         yield Progress("chains", now.step, s.chain_steps)
         records = settle(
             self.potential, self.starts, s.step_size, s.chain_steps, seed=s.seed, batch_size=self.batch_size, since=now
@@ -218,7 +220,7 @@ class _Chart:
     def _quench(self, x: Tensor) -> Generator[Progress, None, tuple[Tensor, Tensor, list[int]]]:
         s = self.settings
         kept = self.store.read("states")
-        if kept is None:
+        if kept is None or not _fits(kept[0], x=x.shape, energy=x.shape[:1], order=x.shape[:1]):
             parts = []
             for part in quench(self.potential, x, s.step_size, s.quench_steps, self.batch_size):
                 parts.append(part)
@@ -282,8 +284,8 @@ class _Chart:
         if not passes:
             return travel.states.new_empty(0, barriers.NODES, *self.potential.shape)
         kept = self.store.read("paths")
-        if kept is not None:
-            paths, step = kept[0]["paths"].to(device), kept[1]["step"]
+        if kept is not None and _fits(kept[0], paths=(len(passes), barriers.NODES, *self.potential.shape)):
+            paths, step = kept[0]["paths"].to(device), kept[1].get("step", 0)
         else:
             jobs = [p.job for p in passes if p.job is not None]
             ways = dict(travel.paths(jobs))
@@ -313,6 +315,11 @@ class _Chart:
             self.store.append(stage, fresh)
         self.jobs += known.answered
         yield
+
+
+def _fits(tensors: dict[str, Tensor], **shapes: tuple[int, ...]) -> bool:
+    """Whether what was kept is of this map: what is not is made anew."""
+    return all(name in tensors and tuple(tensors[name].shape) == tuple(shape) for name, shape in shapes.items())
 
 
 class _Known:

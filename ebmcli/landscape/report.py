@@ -7,14 +7,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save as to_bytes
 
 from ebmcli.landscape.draw import LEAVES, save_tree
 from ebmcli.landscape.mapping import Landscape
 from ebmcli.landscape.page import save_page
 from ebmcli.landscape.tree import Node
 from ebmcli.storage.files import write_whole
+from ebmcli.storage.seals import sealed
+from ebmcli.storage.tensors import pack_sealed
 
+UNFINISHED = "unfinished"
+"""The folder inside a map's, in which what is done of it is kept."""
 FILES = ("tree.png", "tree.svg", "map.json", "states.safetensors", "map.html")
 
 
@@ -28,15 +31,15 @@ def save(landscape: Landscape, folder: Path, title: str, metadata: dict[str, Any
     """
     paths = [folder / name for name in FILES]
     save_tree(landscape, paths[:2], title, metadata, leaves)
-    write_whole(paths[2], json.dumps({**metadata, **record(landscape)}, indent=1, allow_nan=False) + "\n")
+    text = json.dumps(sealed({**metadata, **record(landscape)}), indent=1, allow_nan=False)
+    write_whole(paths[2], text + "\n")
     tensors = {"states": landscape.states, "energies": landscape.energies}
     tensors["basins"] = torch.tensor(landscape.basins.of)
     tensors["starts"] = torch.tensor(landscape.starts)
     if landscape.routes:
         tensors["paths"] = torch.stack([route.path for route in landscape.routes])
         tensors["pairs"] = torch.tensor([route.pair for route in landscape.routes])
-    tensors = {k: v.contiguous() for k, v in tensors.items()}
-    write_whole(paths[3], to_bytes(tensors, metadata={"ebm": json.dumps(metadata, sort_keys=True)}))
+    write_whole(paths[3], pack_sealed(tensors, {"ebm": json.dumps(metadata, sort_keys=True)}))
     save_page(landscape, paths[4], title)
     return paths
 

@@ -1,28 +1,131 @@
 """Where a map under way is kept, so that it goes on after any end (floor 2).
 
     settings.json     what is being made
-    jobs.jsonl        one line a finished job
+    jobs.jsonl        one line a finished job, with a checksum of its own
     NAME.safetensors  the newest state of a stage
 
-A job comes to the same each time, so what was under way when a process ended is done again, to the same end.
+A job comes to the same each time, so what was under way when a process ended is done again, to the same end; and so
+is what turns out to be damaged.
 """
 
 from __future__ import annotations
 
 import json
+import logging
 import os
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, NamedTuple, NotRequired
 
-from safetensors.torch import save as to_bytes
+from pydantic import Field
 from torch import Tensor
+from typing_extensions import TypedDict
 
+from ebmcli.errors import EBMError
 from ebmcli.landscape.travel import Arrival, Job
 from ebmcli.storage.disk import crash_point
-from ebmcli.storage.files import write_whole, writing
+from ebmcli.storage.files import append, rename, sweep, write_whole
 from ebmcli.storage.locks import LOCK, hold
-from ebmcli.storage.tensors import read_tensors
+from ebmcli.storage.reading import checked, parse_json, read_bytes
+from ebmcli.storage.seals import NONE, Finding, Soundness, sum_of
+from ebmcli.storage.tensors import not_finite, pack_sealed, read_sealed
+
+SUM = 16
+"""Hexadecimal digits of a line's checksum."""
+log = logging.getLogger("ebmcli.landscape")
+
+
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Some = Annotated[int, Field(ge=1, le=10**6)]
+
+
+class Settings(TypedDict):
+    """`MapSettings` within bounds, as settings.json has them."""
+
+    step_size: Positive
+    chain_steps: NotRequired[Annotated[int, Field(ge=0, le=10**9)]]
+    quench_steps: NotRequired[Annotated[int, Field(ge=0, le=10**9)]]
+    seed: NotRequired[Annotated[int, Field(ge=0, lt=1 << 63)]]
+    strength: NotRequired[Positive | None]
+    temperature: NotRequired[Positive | None]
+    travel_step: NotRequired[Positive | None]
+    patience: NotRequired[Annotated[int, Field(ge=1, le=10**9)]]
+    limit: NotRequired[Annotated[int, Field(ge=1, le=10**9)]]
+    adjust: NotRequired[bool]
+    rounds: NotRequired[Some]
+    trials: NotRequired[Some]
+    neighbours: NotRequired[Some]
+    pilot: NotRequired[Some]
+    string_steps: NotRequired[Annotated[int, Field(ge=0, le=10**9)]]
+
+
+class Begun(TypedDict):
+    """settings.json: what is being made."""
+
+    model: str
+    digest: str | None
+    how: dict[str, float | bool | None]
+    start: str
+    samples: Annotated[int, Field(ge=2, le=10**7)]
+    data: str | None
+    leaves: Some
+    settings: Settings
+
+
+class Facts(TypedDict, total=False):
+    """What is kept with the tensors of a stage."""
+
+    step: Annotated[int, Field(ge=0)]
+    still: bool
+
+
+class Line(NamedTuple):
+    """A line of jobs.jsonl, without its checksum."""
+
+    stage: str
+    start: int
+    target: int
+    trial: int
+    strength: float
+    arrived: bool
+    top: float
+    steps: int
+
+
+def _line(fields: list[Any]) -> str:
+    """A line of jobs.jsonl: its last field is the checksum of those before it."""
+    return json.dumps([*fields, sum_of(json.dumps(fields).encode())[:SUM]]) + "\n"
+
+
+def _job(line: bytes) -> tuple[str, Job, Arrival, Soundness]:
+    """What `_line` made, and whether its checksum is right or it has none.
+
+    Raises:
+        EBMError: it is cut off, or no such line.
+    """
+    raw = parse_json(line if line.endswith(b"\n") else b"", list[Any], "the line")
+    state = Soundness.UNVERIFIABLE
+    if len(raw) == len(Line._fields) + 1:
+        state = Soundness.SOUND
+        if raw.pop() != sum_of(json.dumps(raw).encode())[:SUM]:
+            raise EBMError("the line is damaged")
+    read = checked(raw, Line, "the line")
+    job = Job(read.start, read.target, read.trial, read.strength)
+    return read.stage, job, Arrival(read.arrived, read.top, read.steps), state
+
+
+def examine_jobs(path: Path) -> Finding:
+    """jobs.jsonl read through; a last line that was cut off does not count."""
+    states = []
+    for number, line in enumerate(read_bytes(path).splitlines(keepends=True), 1):
+        if not line.endswith(b"\n"):
+            break
+        try:
+            states.append(_job(line)[3])
+        except EBMError:
+            return Finding(path, Soundness.DAMAGED, f"line {number} of {path} is damaged")
+    sound = all(state is Soundness.SOUND for state in states)
+    return Finding(path, Soundness.SOUND) if sound else Finding(path, Soundness.UNVERIFIABLE, NONE)
 
 
 class Store:
@@ -57,17 +160,34 @@ class Folder(Store):
     def __init__(self, folder: Path, fresh: bool = False) -> None:
         self.folder = folder
         self._lock = hold(folder)
+        sweep(folder)
         for left in folder.iterdir() if fresh else ():
             if left.name != LOCK:
                 left.unlink()
         self._path = folder / "jobs.jsonl"
         self._known: dict[str, dict[Job, Arrival]] = {}
-        lines = self._path.read_text().split("\n")[:-1] if self._path.exists() else []
-        for line in lines:
-            stage, start, target, trial, strength, *arrival = json.loads(line)
-            self._known.setdefault(stage, {})[Job(start, target, trial, strength)] = Arrival(*arrival)
-        if lines:  # a last line that was cut off must not run into the next one
-            write_whole(self._path, "".join(f"{line}\n" for line in lines))
+        self._read_jobs()
+
+    def _read_jobs(self) -> None:
+        """Take up the finished jobs; lines that are damaged, or were cut off, are dropped and their jobs done again."""
+        if not self._path.exists():
+            return
+        whole, dropped, unsure = [], 0, 0
+        with open(self._path, "rb") as file:
+            for line in file:
+                try:
+                    stage, job, arrival, state = _job(line)
+                except EBMError:
+                    dropped += line.endswith(b"\n")  # a last line that was cut off is no damage
+                    continue
+                self._known.setdefault(stage, {})[job] = arrival
+                whole.append(line)
+                unsure += state is Soundness.UNVERIFIABLE
+        if dropped:
+            log.warning(f"damaged lines in {self._path}: {dropped}; their jobs are done again")
+        if unsure:
+            log.warning(f"{self._path} cannot be verified: written by an earlier version of ebm, without checksums")
+        write_whole(self._path, b"".join(whole))
 
     def jobs(self, stage: str) -> dict[Job, Arrival]:
         """Finished jobs of a stage."""
@@ -75,25 +195,31 @@ class Folder(Store):
 
     def append(self, stage: str, results: Iterable[tuple[Job, Arrival]]) -> None:
         """Add a line for each."""
-        text = "".join(json.dumps([stage, *job, *arrival]) + "\n" for job, arrival in results)
-        with writing(self._path), open(self._path, "a") as file:
-            file.write(text)
-            file.flush()
+        append(self._path, "".join(_line([stage, *job, *arrival]) for job, arrival in results))
         crash_point(f"map-{stage}")
 
     def read(self, name: str) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-        """What `write` kept last."""
+        """What `write` kept last; None, with a warning, where that is damaged."""
         path = self.folder / f"{name}.safetensors"
         if not path.exists():
             return None
-        tensors, metadata = read_tensors(path)
-        return tensors, json.loads(metadata["facts"])
+        try:
+            tensors, metadata, state = read_sealed(path)
+            facts = parse_json(metadata.get("facts", "{}"), Facts, f"the facts in {path}")
+            broken = not_finite(tensors)
+            if broken:
+                raise EBMError(f"{path} is damaged: {broken} is not finite")
+        except EBMError as error:
+            log.warning(f"{error.message}; it is set aside, and that part is done again")
+            rename(path, path.with_name(f"{path.name}.damaged"))
+            return None
+        if state is Soundness.UNVERIFIABLE:
+            log.warning(f"{path} cannot be verified: written by an earlier version of ebm, without a checksum")
+        return tensors, dict(facts)
 
     def write(self, name: str, tensors: dict[str, Tensor], **facts: Any) -> None:
         """Replace the file of that name, whole or not at all."""
-        whole = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
-        content = to_bytes(whole, metadata={"facts": json.dumps(facts)})
-        write_whole(self.folder / f"{name}.safetensors", content)
+        write_whole(self.folder / f"{name}.safetensors", pack_sealed(tensors, {"facts": json.dumps(facts)}))
         crash_point(f"map-{name}-{facts.get('step', 0)}")
 
     def clear(self) -> None:

@@ -2,46 +2,110 @@
 
     longrun.json        how it was started: settings, model, versions, the step size that a warm-up found
     metrics.jsonl       one line a record (`evaluation.Record`): every chain's energy and what else was seen
-    state.safetensors   where the chains stand, whole, and where they started
+    state.safetensors   where the chains stand, whole, and where they started; state-before.safetensors: the one before
     images/000100.npz   the first group's images at the moments (uint8 [n c h w]; points float32 [n 2])
     longrun.png         images over the energy
     report.html         everything on one page that needs no network
     result.json         verdict, reasons, numbers
 
 Every file but the metrics is written whole under another name and then renamed. The state is never ahead of the
-metrics, and they are cut back to it when a run goes on, which makes the same lines again.
+metrics, and they are cut back to it when a run goes on, which makes the same lines again. The state is sealed, and
+holds the checksums of the metrics and images so far: one that is damaged is not gone on from, but the one before it,
+or else the long run begins anew, which comes to the same.
 """
 
 from __future__ import annotations
 
 import json
-import os
+import logging
 import time
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal, NamedTuple, NotRequired
 
 import torch
-from safetensors.torch import save as to_bytes
+from pydantic import ConfigDict, Field
 from torch import Tensor
+from typing_extensions import TypedDict
 
 from ebmcli import media
 from ebmcli.chains import Purpose, Stream
 from ebmcli.errors import EBMError
 from ebmcli.evaluation import Record, Walk, WalkSettings
+from ebmcli.storage import disk
 from ebmcli.storage.disk import crash_point
-from ebmcli.storage.files import write_whole, writing
+from ebmcli.storage.files import append, rename, sweep, sync, write_whole, writing
 from ebmcli.storage.locks import LOCK, hold
-from ebmcli.storage.tensors import read_tensors
+from ebmcli.storage.reading import parse_json, read_lines
+from ebmcli.storage.seals import NONE, Finding, Soundness, dumps, read_sealed, sum_of, sum_of_file
+from ebmcli.storage.tensors import not_finite, pack_sealed
+from ebmcli.storage.tensors import read_sealed as read_sealed_tensors
 
 FACTS = "longrun.json"
 STATE = "state.safetensors"
 METRICS = "metrics.jsonl"
 RESULT = "result.json"
 DIGITS = 6
+BEFORE = "state-before.safetensors"
 SAVE_EVERY = 20.0
 """Seconds between two states on the disk; what is lost by a kill is made again, the same."""
+
+log = logging.getLogger("ebmcli.longrun")
+
+
+class Settings(TypedDict):
+    """`WalkSettings` within bounds, as longrun.json has them."""
+
+    start: str
+    steps: Annotated[int, Field(ge=1, le=10**12)]
+    step_size: Annotated[float, Field(gt=0, allow_inf_nan=False)]
+    against: NotRequired[str | None]
+    chains: NotRequired[Annotated[int, Field(ge=1, le=10**6)]]
+    others: NotRequired[Annotated[int, Field(ge=0, le=10**6)]]
+    kernel: NotRequired[Literal["langevin", "mala", "hmc", "underdamped"]]
+    adjust: NotRequired[bool]
+    warmup: NotRequired[Annotated[int, Field(ge=0, le=10**9)]]
+    n_leapfrog: NotRequired[Annotated[int, Field(ge=1, le=10**6)] | None]
+    persistence: NotRequired[Annotated[float, Field(ge=0, lt=1)] | None]
+    temperature: NotRequired[Annotated[float, Field(gt=0, allow_inf_nan=False)]]
+    seed: NotRequired[Annotated[int, Field(ge=0, lt=1 << 63)]]
+    moments: NotRequired[Annotated[int, Field(ge=1, le=10**6)]]
+    spacing: NotRequired[Literal["log", "linear"]]
+    compared: NotRequired[Annotated[int, Field(ge=2, le=10**7)]]
+    data: NotRequired[str | None]
+
+
+class Facts(TypedDict):
+    """longrun.json."""
+
+    __pydantic_config__ = ConfigDict(extra="allow")  # type: ignore[misc]
+
+    model: str
+    model_name: str
+    model_sha256: str
+    updates: Annotated[int, Field(ge=0)]
+    settings: Settings
+    step_size: Annotated[float, Field(gt=0, allow_inf_nan=False)]
+    threads: NotRequired[Annotated[int, Field(ge=1, le=4096)]]
+    device: NotRequired[str]
+    backend: NotRequired[str]
+    features: NotRequired[str | None]
+    data_path: NotRequired[str | None]
+    energy_scale: NotRequired[Annotated[float, Field(gt=0, allow_inf_nan=False)] | None]
+    judged: NotRequired[bool]
+
+
+class Standing(NamedTuple):
+    """A state on the disk that a long run may go on from."""
+
+    step: int
+    tensors: dict[str, Tensor]
+    metrics: tuple[int, str] | None
+    """bytes of the metrics so far and their checksum; None where they were not kept"""
+    images: dict[str, str]
+    """checksums of the files with images"""
+    state: Soundness
 
 
 class Folder:
@@ -120,13 +184,7 @@ class Folder:
         Raises:
             EBMError: it cannot be read.
         """
-        path = self.path / FACTS
-        try:
-            facts = dict(json.loads(path.read_text()))
-            WalkSettings(**facts["settings"])
-        except (OSError, ValueError, TypeError, KeyError) as error:
-            raise EBMError(f"{path} cannot be read", "was it changed by hand, or by a newer version of ebm?") from error
-        return facts
+        return dict(read_sealed(self.path / FACTS, Facts))
 
     @property
     def settings(self) -> WalkSettings:
@@ -135,7 +193,7 @@ class Folder:
 
     def write_facts(self, facts: dict[str, Any]) -> None:
         """Replace longrun.json."""
-        write_whole(self.path / FACTS, json.dumps(facts, indent=2) + "\n")
+        write_whole(self.path / FACTS, dumps(facts))
 
     # Records
 
@@ -145,23 +203,12 @@ class Folder:
         Raises:
             EBMError: a whole line is not a record.
         """
-        path = self.path / METRICS
-        if not path.is_file():
-            return
-        with open(path) as file:
-            for number, line in enumerate(file, 1):
-                if not line.endswith("\n"):
-                    return
-                try:
-                    yield Record.parse(json.loads(line))
-                except (ValueError, TypeError, KeyError, AttributeError) as error:
-                    raise EBMError(f"line {number} of {path} is no record", "was it changed by hand?") from error
+        for _, record in read_lines(self.path / METRICS, Record):
+            yield record
 
     def append(self, record: Record) -> None:
         """Add one record to the metrics."""
-        path = self.path / METRICS
-        with writing(path), open(path, "a") as file:
-            file.write(json.dumps(record.line()) + "\n")
+        append(self.path / METRICS, json.dumps(record.line()) + "\n")
         crash_point(f"record-{record.step}")
 
     # Images
@@ -195,53 +242,161 @@ class Folder:
         if hasattr(state, "momentum"):
             tensors["momentum"] = state.momentum
         tensors["start"] = walk.start
-        tensors = {k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}
-        path = self.path / METRICS
-        with writing(path), open(path, "a") as file:
-            os.fsync(file.fileno())  # the metrics reach the disk before the state that follows them
-        write_whole(self.path / STATE, to_bytes(tensors, metadata={"step": str(state.step)}))
+        metrics = self.path / METRICS
+        sync(metrics)  # the metrics reach the disk before the state that follows them
+        about = {
+            "step": str(state.step),
+            "metrics": json.dumps([metrics.stat().st_size, sum_of_file(metrics)]),
+            "images": json.dumps({p.name: sum_of_file(p) for step, p in self.images() if step <= state.step}),
+        }
+        with writing(self.path / STATE):
+            if (self.path / STATE).exists():
+                disk.rename(self.path / STATE, self.path / BEFORE)
+        write_whole(self.path / STATE, pack_sealed(tensors, about))
+        if state.step == walk.settings.steps:
+            self._drop(BEFORE)
         self._saved = time.monotonic()
         crash_point(f"state-{state.step}")
+
+    def standing(self) -> Standing | None:
+        """The state to go on from: the newest, or, where that is damaged, the one before it; None: begin anew.
+
+        Nothing is changed; what is damaged is named in a warning.
+        """
+        for name in (STATE, BEFORE):
+            path = self.path / name
+            if not path.exists():
+                continue
+            try:
+                found = self._standing(path)
+            except EBMError as error:
+                log.warning(f"{error.message}; it is set aside")
+                continue
+            if found.state is Soundness.UNVERIFIABLE:
+                log.warning(f"{path} cannot be verified: written by an earlier version of ebm, without a checksum")
+            return found
+        return None
+
+    def _standing(self, path: Path) -> Standing:
+        tensors, said, state = read_sealed_tensors(path)
+        broken = not_finite(tensors)
+        if broken:
+            raise EBMError(f"{path} is damaged: {broken} is not finite")
+        try:
+            step = int(said["step"])
+            begun = {k: tensors[k] for k in ("x", "energy", "grad", "start")}
+        except (KeyError, ValueError) as error:
+            raise EBMError(f"{path} is no state of a long run", "was it replaced by another file?") from error
+        count = len(begun["x"]) if begun["x"].dim() == 4 else -1
+        shapes = {"x": begun["x"].shape, "grad": begun["x"].shape, "start": begun["x"].shape, "energy": (count,)}
+        wrong = [k for k, shape in shapes.items() if tuple(begun[k].shape) != tuple(shape)]
+        if wrong or step < 0 or count < 1:
+            raise EBMError(f"{path} is no state of a long run", "was it replaced by another file?")
+        size = parse_json(said["metrics"], tuple[int, str], f"the metrics in {path}") if "metrics" in said else None
+        images = parse_json(said.get("images", "{}"), dict[str, str], f"the images in {path}")
+        return Standing(step, tensors, size, images, state)
 
     def restore(self, walk: Walk) -> int:
         """Put a new walk where the kept state is, cut the metrics back to it; returns its step, 0 at the start.
 
         Raises:
-            EBMError: state or metrics are damaged, or of another size than the model.
+            EBMError: the metrics are damaged, or the state is of another size than the model; nothing was changed.
         """
-        for left in [*self.path.glob(".*.tmp"), *self.path.glob("*/.*.tmp")]:
-            left.unlink(missing_ok=True)
-        path = self.path / STATE
-        if not path.is_file():
-            self._cut([])
-            return 0
-        tensors, metadata = read_tensors(path)
-        try:
-            step = int(metadata["step"])
-            x, energy, grad = (tensors[k] for k in ("x", "energy", "grad"))
-        except (KeyError, ValueError) as error:
-            raise EBMError(f"{path} is no state of a long run", "was it replaced by another file?") from error
+        found = self.standing()
         shape, count = tuple(walk.model.config.shape), walk.settings.chains + walk.settings.others
-        if tuple(x.shape) != (count, *shape):
+        if found is not None and tuple(found.tensors["x"].shape) != (count, *shape):
             raise EBMError(
-                f"{path} holds {list(x.shape)} chains, and the model and settings are for {[count, *shape]}",
+                f"{self.path / STATE} holds {list(found.tensors['x'].shape)} chains, and the model and settings are "
+                f"for {[count, *shape]}",
                 "is it another model's?",
             )
+        step = -1 if found is None else found.step
         seen = [r for r in self.records() if r.step <= step]
-        if not seen or seen[-1].step != step:
-            raise EBMError(
-                f"{self.path / METRICS} ends before the state at step {step}", "was it cut or replaced by hand?"
-            )
+        if found is not None:
+            self._check_metrics(found, seen, count)
+        self._tidy(found)
         self._cut(seen)
+        if found is None:
+            return 0
+        tensors = found.tensors
         walk.seen = seen
         walk.start = tensors["start"]
-        begun = walk.kernel.init(x[:1].to(walk.device), Stream(walk.settings.seed, Purpose.MCMC))
-        values: dict[str, Any] = {"x": x, "energy": energy, "grad": grad, "chains": torch.arange(count)}
+        begun = walk.kernel.init(tensors["x"][:1].to(walk.device), Stream(walk.settings.seed, Purpose.MCMC))
+        values: dict[str, Any] = {k: tensors[k] for k in ("x", "energy", "grad")} | {"chains": torch.arange(count)}
         if "momentum" in tensors:
             values["momentum"] = tensors["momentum"]
         state: Any = begun
         walk.state = state._replace(**{k: v.to(walk.device) for k, v in values.items()}, step=step)
         return step
+
+    def _check_metrics(self, found: Standing, seen: list[Record], count: int) -> None:
+        """Nothing, if the metrics are those that a state was written after."""
+        path = self.path / METRICS
+        anew = f"to make the long run anew, remove {STATE} and {METRICS} from {self.path}"
+        if not seen or seen[-1].step != found.step:
+            raise EBMError(
+                f"{path} ends before the state at step {found.step}", f"was it cut or replaced by hand? {anew}"
+            )
+        if any(len(record.energy) != count for record in seen):
+            raise EBMError(f"{path} is not of {count} chains", f"was it replaced by hand? {anew}")
+        if found.metrics is not None:
+            with open(path, "rb") as file:
+                content = file.read(max(0, found.metrics[0]))
+            if sum_of(content) != found.metrics[1]:
+                raise EBMError(f"{path} is damaged: it is not as it was at step {found.step}", anew)
+
+    def findings(self) -> Iterator[Finding]:
+        """Metrics, states and images, read through."""
+        standing: Standing | None = None
+        for path in (self.path / STATE, self.path / BEFORE):
+            if path.exists():
+                try:
+                    found = self._standing(path)
+                except EBMError as error:
+                    yield Finding(path, Soundness.DAMAGED, error.message)
+                    continue
+                yield Finding(path, found.state, "" if found.state is Soundness.SOUND else NONE)
+                standing = standing or found
+        if (self.path / METRICS).exists():
+            yield self._metrics_finding(standing)
+        for _, path in self.images():
+            yield _image_finding(path, standing)
+
+    def _metrics_finding(self, standing: Standing | None) -> Finding:
+        path = self.path / METRICS
+        try:
+            seen = list(self.records())
+            if standing is not None:
+                count = len(standing.tensors["x"])
+                self._check_metrics(standing, [r for r in seen if r.step <= standing.step], count)
+        except EBMError as error:
+            return Finding(path, Soundness.DAMAGED, error.message)
+        if standing is None or standing.metrics is None:
+            return Finding(path, Soundness.UNVERIFIABLE, NONE)
+        return Finding(path, Soundness.SOUND)
+
+    def _tidy(self, found: Standing | None) -> None:
+        """Remove what the killed have left, and set aside what is damaged."""
+        sweep(self.path)
+        for path in (self.path / STATE, self.path / BEFORE):
+            if path.exists():
+                try:
+                    self._standing(path)
+                except EBMError:
+                    rename(path, path.with_name(f"{path.name}.damaged"))
+        for name, expected in (found.images if found is not None else {}).items():
+            path = self.path / "images" / Path(name).name
+            if not path.is_file():
+                log.warning(f"{path} is missing: the report goes without it")
+            elif sum_of_file(path) != expected:
+                log.warning(f"{path} is damaged: it is set aside, and the report goes without it")
+                rename(path, path.with_name(f"{path.name}.damaged"))
+
+    def _drop(self, name: str) -> None:
+        path = self.path / name
+        with writing(path):
+            if path.exists():
+                disk.remove(path)
 
     def _cut(self, records: list[Record]) -> None:
         write_whole(self.path / METRICS, "".join(json.dumps(r.line()) + "\n" for r in records))
@@ -250,7 +405,7 @@ class Folder:
 
     def write_result(self, result: dict[str, Any]) -> None:
         """Replace result.json."""
-        write_whole(self.path / RESULT, json.dumps(result, indent=2) + "\n")
+        write_whole(self.path / RESULT, dumps(result))
 
     @property
     def result(self) -> dict[str, Any]:
@@ -260,14 +415,24 @@ class Folder:
             EBMError: there is none yet.
         """
         path = self.path / RESULT
-        try:
-            return dict(json.loads(path.read_text()))
-        except FileNotFoundError:
+        if not path.is_file():
             raise EBMError(
                 f"the long run in {self.path} is not finished", f"go on with it: ebm longrun --resume {self.path}"
-            ) from None
-        except (OSError, ValueError, TypeError) as error:
-            raise EBMError(f"{path} cannot be read", "was it changed by hand?") from error
+            )
+        return read_sealed(path, dict[str, Any])
+
+
+def _image_finding(path: Path, standing: Standing | None) -> Finding:
+    expected = standing.images.get(path.name) if standing is not None else None
+    try:
+        media.read_images(path)
+    except EBMError as error:
+        return Finding(path, Soundness.DAMAGED, error.message)
+    if expected is None:
+        return Finding(path, Soundness.UNVERIFIABLE, NONE)
+    if sum_of_file(path) != expected:
+        return Finding(path, Soundness.DAMAGED, f"{path} is damaged: its checksum is not that of its content")
+    return Finding(path, Soundness.SOUND)
 
 
 def facts(model_name: str, walk: Walk, **more: Any) -> dict[str, Any]:

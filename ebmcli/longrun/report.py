@@ -60,14 +60,9 @@ def chosen(run: Run, columns: int) -> list[tuple[int, Path]]:
     return [frames[k] for k in sorted(nearest)]
 
 
-def _images(path: Path) -> np.ndarray:
-    with np.load(path, allow_pickle=False) as opened:
-        return np.array(opened["images"])
-
-
 def _tiles(run: Run, frames: Frames) -> list[list[np.ndarray]]:
     """Rows of RGB pictures, a column a frame: some chains of it, or for points one heat picture of all."""
-    arrays = [_images(path) for _, path in frames]
+    arrays = [media.read_images(path) for _, path in frames]
     if arrays[0].ndim == 2:
         reach = max(1.0, float(np.quantile(np.abs(arrays[0]), 0.999)) * 1.25)
         return [[np.asarray(media.scatter(a, 180, (-reach, reach), 45).convert("RGB")) for a in arrays]]
@@ -289,7 +284,7 @@ def html(run: Run, path: Path) -> Path:
         document.add(page.verdict(judgement.verdict.value, [_sentence(r) for r in judgement.reasons], good))
     picture, steps = strip(run, PHONE_COLUMNS)
     caption = f"A chain a row, at steps {', '.join(steps_text(step) for step in steps)}"
-    if s.chains and run.frames and _images(run.frames[0][1]).ndim == 2:
+    if s.chains and run.frames and media.read_images(run.frames[0][1]).ndim == 2:
         caption = f"All chains at steps {', '.join(steps_text(step) for step in steps)}"
     document.add('<div class="strip">', page.picture(picture, caption), "</div>", page.heading("Over time"))
     document.add('<div class="plots">')

@@ -1,11 +1,12 @@
 """Image grids, heat pictures, files that say what made them (floor 2)."""
 
-from ebmcli.media.files import read_metadata, refuse_foreign, save_folder, save_npz, save_png
+from ebmcli.media.files import read_images, read_metadata, refuse_foreign, save_folder, save_npz, save_png
 from ebmcli.media.grid import grid, heat, scatter, terminal, to_uint8
 
 __all__ = [
     "grid",
     "heat",
+    "read_images",
     "read_metadata",
     "refuse_foreign",
     "save_folder",

@@ -12,7 +12,9 @@ import json
 import os
 import re
 import tempfile
+import tokenize
 import zipfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -130,6 +132,30 @@ def read_metadata(path: str | os.PathLike[str]) -> dict[str, Any]:
     return value
 
 
+_UNREADABLE = (
+    OSError, ValueError, KeyError, TypeError, EOFError, SyntaxError, OverflowError, MemoryError, RuntimeError,
+    zipfile.BadZipFile, zlib.error, NotImplementedError, tokenize.TokenError,
+)  # fmt: skip
+"""What numpy and Python's zip reader raise for a damaged archive, whose headers are parsed as Python."""
+
+
+def read_images(path: str | os.PathLike[str]) -> np.ndarray:
+    """The images uint8 `[n c h w]`, or points float32 `[n 2]`, of an npz that `save_npz` wrote.
+
+    Raises:
+        EBMError: there is no such file, it is damaged, or holds something else.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            images = np.array(arrays["images"])
+    except _UNREADABLE as error:
+        raise EBMError(f"{path} is not a whole npz of images", "was it copied whole?") from error
+    expected = images.dtype == np.uint8 if images.ndim == 4 else images.ndim == 2 and images.dtype == np.float32
+    if not expected or not images.size:
+        raise EBMError(f"{path} holds {images.dtype} {list(images.shape)}, expected images or points", "is it ours?")
+    return images
+
+
 def refuse_foreign(path: Path, force: bool) -> None:
     """Nothing, if a result may be written to `path`: it is free, or `ebm` wrote what is there, or `force`.
 
@@ -198,7 +224,7 @@ def _npz_text(path: Path) -> str | None:
     try:
         with np.load(path, allow_pickle=False) as arrays:
             return str(arrays["metadata"][()]) if "metadata" in arrays else None
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile):
+    except _UNREADABLE:
         raise EBMError(f"{path} is not an npz file that can be read", "give a PNG or npz that ebm wrote") from None
 
 

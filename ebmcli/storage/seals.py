@@ -17,6 +17,8 @@ from ebmcli.errors import EBMError
 from ebmcli.storage.reading import checked, read_json
 
 MARK, KEY = "sealed", "sha256"
+NONE = "it has no checksum"
+"""Why something is unverifiable."""
 T = TypeVar("T")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from ebmcli.errors import EBMError
 from ebmcli.storage import kinds
+from ebmcli.storage.seals import KEY, MARK, Soundness
 
 AGAIN = "get the file again"
 
@@ -56,6 +58,41 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         # The library names types that torch may not have, and counts beyond what it can hold.
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise EBMError(f"{path} is not a whole safetensors file: {reason}", AGAIN) from error
+
+
+def digest(tensors: Mapping[str, Tensor], *texts: str) -> str:
+    """SHA-256 over texts, and names, types, shapes and bytes of all tensors."""
+    h = hashlib.sha256()
+    for text in texts:
+        h.update(text.encode() + b"\0")
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().cpu().contiguous()
+        h.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode() + b"\0")
+        h.update(tensor.flatten().view(torch.uint8).numpy().tobytes() if tensor.numel() else b"")
+    return h.hexdigest()
+
+
+def pack_sealed(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> bytes:
+    """As `pack`, with a checksum over everything in the metadata."""
+    return pack(tensors, {**metadata, MARK: "yes", KEY: digest(tensors, _text(metadata))})
+
+
+def read_sealed(path: Path) -> tuple[dict[str, Tensor], dict[str, str], Soundness]:
+    """As `read_tensors`, and whether the seal holds or there is none; the metadata is without it.
+
+    Raises:
+        EBMError: as `read_tensors`; or it has another content than was sealed.
+    """
+    tensors, said = read_tensors(path)
+    own = {k: v for k, v in said.items() if k not in (MARK, KEY)}
+    state = Soundness.SOUND if len(said) > len(own) else Soundness.UNVERIFIABLE
+    if state is Soundness.SOUND and (said.get(MARK), said.get(KEY)) != ("yes", digest(tensors, _text(own))):
+        raise EBMError(f"{path} is damaged: its checksum is not that of its content", AGAIN)
+    return tensors, own, state
+
+
+def _text(metadata: Mapping[str, str]) -> str:
+    return json.dumps(dict(metadata), sort_keys=True)
 
 
 def not_finite(tensors: Mapping[str, Tensor]) -> str | None:
