@@ -9,33 +9,34 @@ here, so that it soon hears Ctrl-C.
 
 from __future__ import annotations
 
+from ebmcli._version import __version__
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from ebmcli.chains import Stream
-    from ebmcli.checkpoint import Checkpoint, ModelConfig
     from ebmcli.errors import EBMError
-    from ebmcli.models import load
+    from ebmcli.models.checkpoint import Checkpoint, ModelConfig
+    from ebmcli.models.lookup import load
+    from ebmcli.models.sampling import sample
     from ebmcli.networks import build
-    from ebmcli.pretrained import Potential
+    from ebmcli.publish.hub_mixin import Potential
+    from ebmcli.random.streams import Stream
     from ebmcli.sampler import Langevin
-    from ebmcli.sampling import sample
-    from ebmcli.trainer import Trainer
+    from ebmcli.training.trainer import Trainer
 
-__version__ = "0.1.0"
 
 _HOMES = {
-    "Checkpoint": "ebmcli.checkpoint",
+    "Checkpoint": "ebmcli.models.checkpoint",
     "EBMError": "ebmcli.errors",
     "Langevin": "ebmcli.sampler",
-    "ModelConfig": "ebmcli.checkpoint",
-    "Potential": "ebmcli.pretrained",
-    "Stream": "ebmcli.chains",
-    "Trainer": "ebmcli.trainer",
+    "ModelConfig": "ebmcli.models.checkpoint",
+    "Potential": "ebmcli.publish.hub_mixin",
+    "Stream": "ebmcli.random.streams",
+    "Trainer": "ebmcli.training.trainer",
     "build": "ebmcli.networks",
-    "load": "ebmcli.models",
-    "sample": "ebmcli.sampling",
+    "load": "ebmcli.models.lookup",
+    "sample": "ebmcli.models.sampling",
 }
 
 __all__ = [
@@ -46,6 +47,7 @@ __all__ = [
     "Potential",
     "Stream",
     "Trainer",
+    "__version__",
     "build",
     "load",
     "sample",

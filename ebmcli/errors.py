@@ -1,4 +1,4 @@
-"""The one error class of the project, and the exit codes that go with it (floor 0)."""
+"""The one error class of the project, and the exit codes that go with it."""
 
 from __future__ import annotations
 

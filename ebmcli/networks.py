@@ -1,4 +1,4 @@
-"""Networks F(x; θ): one scalar an image (floor 1).
+"""Networks F(x; θ): one scalar an image.
 
 Each network maps `x [n c h w]` in pixel units of [-1, 1] to `F [n]`. There is no normalisation
 anywhere and every LeakyReLU has the same slope. Parameter names are those of the authors' released

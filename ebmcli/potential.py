@@ -1,4 +1,4 @@
-"""The energy U(x; θ) = energy_scale · F(x; θ), and the one door to its gradient (floor 1)."""
+"""The energy U(x; θ) = energy_scale · F(x; θ), and the one door to its gradient."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from ebmcli.engine.choose import Backend, choose
 from ebmcli.networks import Shape
-from ebmcli.sampler.engine import Backend, choose
 
 
 class EnergyAndGrad(NamedTuple):
@@ -29,7 +29,7 @@ class Potential(nn.Module):
         energy_scale: 2/ε² with the step size of *training* (Eq. 11), 1 (Eq. 2), or any positive
             number. It belongs to the model: a long run with another step size keeps it.
         temperature: T, by which kernels divide U unless told otherwise.
-        backend: how gradients are computed: `auto`, or a name of `ebmcli.sampler.engine.BACKENDS`.
+        backend: how gradients are computed: `auto`, or a name of `ebmcli.engine.choose.BACKENDS`.
         precision: of `energy` and `energy_and_grad`: float32, or on a CUDA device tf32 or bf16, which are faster and
             good enough for short chains only; kernels with a Metropolis test refuse them.
     """

@@ -10,10 +10,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ebmcli.chains import Purpose, Stream
+from ebmcli.native import stack as native
 from ebmcli.networks import NETWORKS, NonLocalBlock, Shape, build
 from ebmcli.potential import Potential
-from ebmcli.sampler import Langevin, native, run
+from ebmcli.random.streams import Purpose, Stream
+from ebmcli.sampler import Langevin, run
 
 needs_kernel = pytest.mark.skipif(not native.available(), reason=native.why_not())
 CASES: dict[str, tuple[str, Shape, dict[str, Any]]] = {

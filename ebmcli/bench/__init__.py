@@ -1,4 +1,4 @@
-"""What a Langevin step costs on this machine, against plain loops measured in the same run (floor 2)."""
+"""What a Langevin step costs on this machine, against plain loops measured in the same run."""
 
 from ebmcli.bench.costs import UPDATES, Adjusted, Travelled, journeys, memory, metropolis, sizes
 from ebmcli.bench.picture import picture

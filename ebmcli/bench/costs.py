@@ -1,4 +1,4 @@
-"""Beside single steps: Metropolis test, jobs of a map, batch and image sizes, memory over many updates (floor 2)."""
+"""Beside single steps: Metropolis test, jobs of a map, batch and image sizes, memory over many updates."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from ebmcli.bench.steps import Case, Figure, Row, bench, candidates, interleaved, one_update, released, trainer
-from ebmcli.chains import Purpose, Stream
 from ebmcli.landscape.mapping import auto_batch
 from ebmcli.landscape.travel import Arrival, Conditions, Job, Travel
+from ebmcli.random.streams import Purpose, Stream
 from ebmcli.sampler import MALA, run
 
 CHAINS = (1, 16, 100, 1000)

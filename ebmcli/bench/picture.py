@@ -1,4 +1,4 @@
-"""What was timed, as one picture (floor 2)."""
+"""What was timed, as one picture."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a Langevin step costs, against the plain loop, on this machine (floor 2).
+"""What a Langevin step costs, against the plain loop, on this machine.
 
 All candidates run in interleaved rounds in one process, so that a machine that changes its speed
 does so for all of them; figures are medians and quartiles over the rounds. The baseline, `eager`, is
@@ -18,14 +18,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ebmcli.chains import Purpose, Stream
+from ebmcli.engine.choose import BACKENDS, disagreement
 from ebmcli.errors import EBMError
 from ebmcli.networks import Shape, build
-from ebmcli.optimizers import OptimizerSettings
 from ebmcli.potential import Potential
+from ebmcli.random.streams import Purpose, Stream
 from ebmcli.sampler import Langevin, run
-from ebmcli.sampler.engine import BACKENDS, disagreement
-from ebmcli.trainer import MCMCSettings, Trainer, TrainSettings
+from ebmcli.training.optimizers import OptimizerSettings
+from ebmcli.training.trainer import MCMCSettings, Trainer, TrainSettings
 
 ROUND_SECONDS = 0.25
 """Each candidate takes at least so long in a round, if a round has several steps of it at all."""

@@ -19,7 +19,7 @@ import typer
 import typer.core
 import typer.main
 
-from ebmcli import __version__
+from ebmcli._version import __version__
 from ebmcli.cli.streams import secure
 from ebmcli.errors import ConsentError, EBMError, Exit, UsageError, of_memory, of_system
 from ebmcli.text import one_line, visible

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ebmcli import cores
 from ebmcli.cli import options
 from ebmcli.cli.output import Output
+from ebmcli.native import cores
 
 if TYPE_CHECKING:
     from ebmcli.bench import Case, Figure, Row
@@ -53,7 +53,7 @@ def bench(
     import torch
 
     from ebmcli import bench as measure
-    from ebmcli import device as devices
+    from ebmcli.engine import device as devices
     from ebmcli.media import plots
 
     output = Output(json=json, quiet=quiet)
@@ -176,15 +176,15 @@ def _row(r: Row) -> tuple[str, ...]:
 
 def _case(what: str | None, trust_code: bool) -> Case:
     """The network, size, chains and steps of a recipe, or of a model."""
-    from ebmcli import models, recipe
+    from ebmcli import recipe
     from ebmcli.bench import Case
-    from ebmcli.learning import network_arguments, shape
+    from ebmcli.models import lookup, origin
 
-    if what is not None and (what.endswith(".toml") or not models.is_model(what)):
+    if what is not None and (what.endswith(".toml") or not lookup.is_model(what)):
         r = recipe.load(what)
-        arguments = network_arguments(r)
-        own = recipe.may_import(r, what, trust_code)
+        arguments = r.network_arguments()
+        own = origin.may_import(r, what, trust_code)
         m = r.mcmc
-        return Case(what, r.potential.network, shape(r), arguments, r.train.negatives, m.steps, m.step_size, own)
-    c = models.load(what, trusted=trust_code).config
+        return Case(what, r.potential.network, r.shape, arguments, r.train.negatives, m.steps, m.step_size, own)
+    c = lookup.load(what, trusted=trust_code).config
     return Case(c.name, c.network, c.shape, c.arguments, 64, c.steps, c.step_size, trust_code)

@@ -126,7 +126,7 @@ def _target(out: Path | None, name: str, force: bool) -> Path:
 def _made(subject: Subject, settings: MapSettings, temperature: float) -> dict[str, Any]:
     from dataclasses import asdict
 
-    from ebmcli import __version__
+    from ebmcli._version import __version__
 
     own = {**asdict(settings), "temperature": temperature}
     return {"made_by": f"ebm {__version__}", **subject.facts, "settings": own}

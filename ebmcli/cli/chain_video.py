@@ -8,14 +8,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ebmcli import __version__, cores
+from ebmcli._version import __version__
 from ebmcli.cli import options
 from ebmcli.cli.output import Output
 from ebmcli.errors import EBMError, UsageError
+from ebmcli.native import cores
 from ebmcli.storage.paths import typed_path
 
 if TYPE_CHECKING:
-    from ebmcli.checkpoint import Checkpoint
+    from ebmcli.models.checkpoint import Checkpoint
 
 LONGER = 10
 """Steps of a film, in lengths of the chains of training: long enough to see where short chains would go."""
@@ -99,14 +100,15 @@ def chain_video(
     """
     output = Output(json=json, quiet=quiet)
 
-    from ebmcli import device as devices
-    from ebmcli import films, models
+    from ebmcli.engine import device as devices
+    from ebmcli.longrun import films
     from ebmcli.media import refuse_foreign
     from ebmcli.media.video import check_name, save_video
-    from ebmcli.sampling import SampleSettings, metadata, starts
+    from ebmcli.models import lookup
+    from ebmcli.models.sampling import SampleSettings, metadata, starts
 
-    names = [model or models.default(), *([other] if other else [])]
-    target = out or Path("-vs-".join(models.label(n) for n in names) + "-chains.mp4")
+    names = [model or lookup.default(), *([other] if other else [])]
+    target = out or Path("-vs-".join(lookup.label(n) for n in names) + "-chains.mp4")
     large = target.suffix.lower() == ".mp4"
     rate = fps or (30.0 if large else 15.0)
     frame = parse_size(size or ("1280x720" if large else "800x450"))
@@ -127,7 +129,7 @@ def chain_video(
         about = {"made_by": f"ebm {__version__}", "longrun": run.title.name, "count": many, "pace": pace}
     else:
         place = devices.pick(device)
-        loaded = [models.load(n, device=place, backend=backend, trusted=trust_code) for n in names]
+        loaded = [lookup.load(n, device=place, backend=backend, trusted=trust_code) for n in names]
         _same_shape(names, loaded)
         kernels = [films.make_kernel(kernel, m, step_size, noise, temperature) for m in loaded]
         toy = loaded[0].config.shape == (2, 1, 1)
@@ -142,7 +144,7 @@ def chain_video(
             temperature=temperature,
             data=data,
         )
-        labels = [models.label(n) for n in names]
+        labels = [lookup.label(n) for n in names]
         total, trained, many = settings.steps, loaded[0].config.steps, settings.count
         titles = [films.title(n, m, k, settings, data) for n, m, k in zip(labels, loaded, kernels, strict=True)]
         about = {**metadata(loaded[0], settings), "models": labels, "kernel": kernel, "pace": pace}

@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ebmcli import cores
 from ebmcli.cli import options
 from ebmcli.cli.output import Output
 from ebmcli.errors import UsageError
+from ebmcli.native import cores
 
 if TYPE_CHECKING:
-    from ebmcli.checkpoint import Checkpoint
     from ebmcli.evaluation import Reference, WalkSettings
     from ebmcli.evaluation.compare import Comparison
-    from ebmcli.foreign import Foreign
+    from ebmcli.models.checkpoint import Checkpoint
+    from ebmcli.models.foreign import Foreign
 
 
 class Sign(StrEnum):
@@ -97,11 +97,11 @@ def compare(
     for path, ending in ((html, ".html"), (png, ".png")):
         _free(path, ending, force)
 
-    from ebmcli import device as devices
-    from ebmcli import foreign, models
     from ebmcli.data.bundled import at_hand
+    from ebmcli.engine import device as devices
     from ebmcli.evaluation import WalkSettings, load_features, reference_of, sheet
     from ebmcli.evaluation import compare as comparing
+    from ebmcli.models import foreign, lookup
     from ebmcli.sampler import KERNELS
 
     if kernel not in KERNELS:
@@ -110,7 +110,7 @@ def compare(
     place = devices.pick(device)
     names = list(models_ or _all_bundled())
     ours = {
-        n: models.load(n, device=place, backend=backend, trusted=trust_code) for n in names if not foreign.is_spec(n)
+        n: lookup.load(n, device=place, backend=backend, trusted=trust_code) for n in names if not foreign.is_spec(n)
     }
 
     def imported(name: str, others: Foreign) -> Checkpoint:
@@ -180,17 +180,17 @@ def compare(
 
 
 def _label(name: str) -> str:
-    from ebmcli import foreign, models
+    from ebmcli.models import foreign, lookup
 
-    return name if foreign.is_spec(name) else models.label(name)
+    return name if foreign.is_spec(name) else lookup.label(name)
 
 
 def _all_bundled() -> list[str]:
     """The default model, and the others of the package."""
-    from ebmcli import models
+    from ebmcli.models import lookup
 
-    first = models.default()
-    return [first, *(name for name in models.bundled() if name != first)]
+    first = lookup.default()
+    return [first, *(name for name in lookup.bundled() if name != first)]
 
 
 def _foreign(
@@ -206,7 +206,7 @@ def _foreign(
     Raises:
         UsageError: nothing says its size, or its data.
     """
-    from ebmcli.foreign import Foreign
+    from ebmcli.models.foreign import Foreign
 
     code = [n for n in names if n not in ours]
     beside = next(iter(ours.values())).config if ours else None

@@ -97,8 +97,8 @@ def convert(
     if to is To.pth:
         _back(source, out, force, trust_code, output)
         return
-    from ebmcli import convert as converting
-    from ebmcli import state_dicts
+    from ebmcli.models import convert as converting
+    from ebmcli.models import state_dicts
 
     path = typed_path(source)
     read = state_dicts.read(path, weights)
@@ -139,11 +139,11 @@ def convert(
 
 
 def _back(source: str, out: Path | None, force: bool, trusted: bool, output: Output) -> None:
-    from ebmcli import models
-    from ebmcli.convert import write_pth
+    from ebmcli.models import lookup
+    from ebmcli.models.convert import write_pth
 
-    model = models.load(source, trusted=trusted)
-    target = out or Path(f"{models.label(source)}.pth")
+    model = lookup.load(source, trusted=trusted)
+    target = out or Path(f"{lookup.label(source)}.pth")
     if target.is_dir() or (target.exists() and not force):
         raise EBMError(f"{target} exists", "give another --out" + ("" if target.is_dir() else ", or --force"))
     write_pth(model, target)

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ebmcli import cores
 from ebmcli.cli import options
 from ebmcli.cli.output import Output
 from ebmcli.errors import EBMError, UsageError
+from ebmcli.native import cores
 
 if TYPE_CHECKING:
-    from ebmcli.checkpoint import Checkpoint
+    from ebmcli.models.checkpoint import Checkpoint
 
 
 def diagnose(
@@ -45,13 +45,14 @@ def diagnose(
     if out is not None and out.suffix.lower() not in (".png", ".svg"):
         raise UsageError(f"--out {out} is no name of a figure", "figures end in .png or .svg")
 
-    from ebmcli import diagnosis, models
     from ebmcli.data.toys import TOYS
+    from ebmcli.models import lookup
+    from ebmcli.training import diagnosis
 
     cores.use(threads)
-    name = model or models.default()
-    file = models.look_up(name, trust_code).path
-    loaded = models.load(name, trusted=trust_code)
+    name = model or lookup.default()
+    file = lookup.look_up(name, trust_code).path
+    loaded = lookup.load(name, trusted=trust_code)
     records = diagnosis.records_of(file)
     stem = Path(name).resolve().name if Path(name).exists() else Path(name).name
     is_toy = loaded.config.data in TOYS
@@ -80,8 +81,8 @@ def diagnose(
 def _toy(
     model: Checkpoint, file: Path, target: Path, info: dict[str, Any], result: dict[str, Any], output: Output
 ) -> None:
-    from ebmcli import diagnosis
     from ebmcli.media import plots
+    from ebmcli.training import diagnosis
 
     found, x = diagnosis.of_toy(model, diagnosis.bank_of(file, model))
     words = diagnosis.toy_in_words(found)
@@ -116,9 +117,9 @@ def _learning(
     result: dict[str, Any],
     output: Output,
 ) -> None:
-    from ebmcli import diagnosis
-    from ebmcli.diagnostics import in_words, oscillation
     from ebmcli.media import plots
+    from ebmcli.training import diagnosis
+    from ebmcli.training.oscillation import in_words, oscillation
 
     found = oscillation(records[-last:], lags)
     words = in_words(found)

@@ -11,7 +11,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from ebmcli import __version__
+from ebmcli._version import __version__
 from ebmcli.cli.options import Json
 from ebmcli.cli.output import Output
 from ebmcli.storage.private import cache_folder
@@ -107,7 +107,7 @@ def _torch() -> dict[str, Any]:
 def _compiler() -> str | None:
     """The C++ compiler that the native engine is built with, and its version line."""
     try:
-        from ebmcli.sampler.library import compiler
+        from ebmcli.native.build import compiler
 
         command = compiler()
     except Exception:  # there is none, or a broken torch keeps the module from being imported
@@ -123,7 +123,7 @@ def _compiler() -> str | None:
 def _native() -> dict[str, Any]:
     """Whether the compiled gradient engine runs here, or why not; and where it is kept."""
     try:
-        from ebmcli.sampler import library
+        from ebmcli.native import build as library
 
         available = library.available()
         where = library.folder()

@@ -35,11 +35,11 @@ def export(
 
     RUN/checkpoints/005000 names an earlier moment of a run than its newest.
     """
-    from ebmcli import models
-    from ebmcli.card import export as write
+    from ebmcli.models import lookup
+    from ebmcli.publish.card import export as write
 
     output = Output(json=json, quiet=quiet)
-    path = models.look_up(model, trust_code).path
+    path = lookup.look_up(model, trust_code).path
     written = write(path, out, name or out.name, trust_code, longrun)
     output.say(f"{out}: {written.config.name}, update {written.config.updates:,}, picture in {out / 'samples.png'}")
     output.result({"out": out, "sha256": written.digest, **written.config.model_dump(mode="json")})

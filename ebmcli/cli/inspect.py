@@ -43,12 +43,12 @@ def inspect(
 
 
 def _verify(what: str | None, output: Output) -> None:
-    from ebmcli import models
+    from ebmcli.inspection.verify import verify
+    from ebmcli.models import lookup
     from ebmcli.storage.seals import Soundness
-    from ebmcli.verify import verify
 
     path = Path(what).expanduser() if what else None
-    found = list(verify(path if path is not None and path.exists() else models.find(what)))
+    found = list(verify(path if path is not None and path.exists() else lookup.find(what)))
     output.table([(state, str(file), reason) for file, state, reason in found], ("state", "file", "why"))
     output.result([{"file": file, "state": state.value, "reason": reason} for file, state, reason in found])
     damaged = sum(state is Soundness.DAMAGED for _, state, _ in found)
@@ -66,15 +66,15 @@ def _picture(path: Path) -> dict[str, Any]:
 
 
 def _model(what: str | None, energy_scale: float | None, trusted: bool) -> dict[str, Any]:
-    from ebmcli import models
-    from ebmcli.run import Run
+    from ebmcli.models import lookup
+    from ebmcli.training.run_folder import Run
 
-    file = models.look_up(what, trusted).path
+    file = lookup.look_up(what, trusted).path
     is_run = (file.parent / "run.json").is_file()
-    loaded = models.load(what, energy_scale=energy_scale, trusted=trusted)
+    loaded = lookup.load(what, energy_scale=energy_scale, trusted=trusted)
     parameters = sum(p.numel() for p in loaded.potential.parameters())
     facts = {
-        "model": what or models.default(),
+        "model": what or lookup.default(),
         **loaded.config.model_dump(mode="json"),
         "parameters": parameters,
         "bank_states": 0 if loaded.bank is None else len(loaded.bank),

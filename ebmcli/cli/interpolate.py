@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ebmcli import cores
 from ebmcli.cli import options
 from ebmcli.cli.output import Output
 from ebmcli.errors import EBMError, UsageError
+from ebmcli.native import cores
 
 if TYPE_CHECKING:
     from PIL import Image
 
-    from ebmcli.shortrun import Interpolation
+    from ebmcli.models.generator import Interpolation
 
 COLUMNS = 10
 """Images of a pair in the strip."""
@@ -58,16 +58,17 @@ def interpolate(
     """
     output = Output(json=json, quiet=quiet)
 
-    from ebmcli import device as devices
-    from ebmcli import media, models
+    from ebmcli import media
+    from ebmcli.engine import device as devices
     from ebmcli.media import refuse_foreign
     from ebmcli.media.video import check_name, save_video
-    from ebmcli.sampling import SampleSettings, metadata
-    from ebmcli.shortrun import Generator
-    from ebmcli.shortrun import interpolate as walk
+    from ebmcli.models import lookup
+    from ebmcli.models.generator import Generator
+    from ebmcli.models.generator import interpolate as walk
+    from ebmcli.models.sampling import SampleSettings, metadata
 
-    name = model or models.default()
-    strip = out or Path(f"{models.label(name)}-interpolation.png")
+    name = model or lookup.default()
+    strip = out or Path(f"{lookup.label(name)}-interpolation.png")
     film = video or strip.with_suffix(".mp4")
     if strip.suffix.lower() != ".png":
         raise UsageError(f"--out {strip} does not end in .png", f"give a name such as {strip.with_suffix('.png').name}")
@@ -75,7 +76,7 @@ def interpolate(
     for path in (strip, film):
         refuse_foreign(path, force)
     cores.use(threads)
-    loaded = models.load(model, device=devices.pick(device), backend=backend, trusted=trust_code)
+    loaded = lookup.load(model, device=devices.pick(device), backend=backend, trusted=trust_code)
     if loaded.config.channels not in (1, 3):
         raise EBMError(f"{name} is a model of points, not of images", "interpolate models of images")
     generator = Generator(loaded, steps, step_size, noise, seed)

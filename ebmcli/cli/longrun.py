@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ebmcli import cores
 from ebmcli.cli import options
 from ebmcli.cli.output import Output
 from ebmcli.errors import DivergedError, EBMError, Exit, UsageError
+from ebmcli.native import cores
 from ebmcli.storage.paths import typed_path
 
 if TYPE_CHECKING:
@@ -199,16 +199,16 @@ def _begin(
 ) -> tuple[Walk, Folder, Baseline | None]:
     """A new long run: everything that can be wrong is said before there is a folder."""
 
-    from ebmcli import device as devices
-    from ebmcli import models
+    from ebmcli.engine import device as devices
     from ebmcli.evaluation import Walk, WalkSettings
     from ebmcli.longrun import Folder, facts
-    from ebmcli.models import label as _label
-    from ebmcli.run import new_folder
+    from ebmcli.models import lookup
+    from ebmcli.models.lookup import label as _label
+    from ebmcli.training.run_folder import new_folder
 
     cores.use(threads)
-    name = model or models.default()
-    loaded = models.load(model, **{**load, "device": devices.pick(load["device"])})
+    name = model or lookup.default()
+    loaded = lookup.load(model, **{**load, "device": devices.pick(load["device"])})
     settings = WalkSettings.of(loaded, **choices)
     path = out or new_folder(f"longrun-{_label(name)}")
     Folder.check_new(path)
@@ -229,10 +229,10 @@ def _begin(
 
 def _absolute(source: str | None) -> str | None:
     """The full path of a file or folder, so that the run goes on from anywhere; None of a name."""
-    from ebmcli import models
     from ebmcli.data.bundled import bundled
+    from ebmcli.models import lookup
 
-    if source is None or source in bundled() or source in models.bundled():
+    if source is None or source in bundled() or source in lookup.bundled():
         return None
     path = typed_path(source)
     return str(path.resolve()) if path.exists() else None
@@ -245,11 +245,11 @@ def _reopen(
 
     import torch
 
-    from ebmcli import device as devices
-    from ebmcli import models
-    from ebmcli.checkpoint import checksum_of, versions
+    from ebmcli.engine import device as devices
     from ebmcli.evaluation import Walk
     from ebmcli.longrun import Folder
+    from ebmcli.models import lookup
+    from ebmcli.models.checkpoint import checksum_of, versions
 
     folder = Folder.open(path)
     facts, settings = folder.facts, folder.settings
@@ -261,12 +261,12 @@ def _reopen(
     device = load["device"] if load["device"] != "auto" else facts.get("device", "auto")
     name, trusted = model or facts["model"], load["trusted"]
     # Before the network is built, which may mean to import code: is it the model at all?
-    if checksum_of(models.look_up(name, trusted).path, load["energy_scale"], trusted) != facts["model_sha256"]:
+    if checksum_of(lookup.look_up(name, trusted).path, load["energy_scale"], trusted) != facts["model_sha256"]:
         raise EBMError(
             f"{path} is a long run of {facts['model_name']} at update {facts['updates']:,}, and this is another model",
             "give the same one: ebm longrun MODEL --resume FOLDER",
         )
-    loaded = models.load(name, **{**load, "device": devices.pick(device)})
+    loaded = lookup.load(name, **{**load, "device": devices.pick(device)})
     now = {"threads": torch.get_num_threads(), "backend": loaded.potential.backend.name, "torch": versions()["torch"]}
     for key, value in now.items():
         if facts.get(key) != value:

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ebmcli import cores
 from ebmcli.cli import options
 from ebmcli.cli.output import Output
 from ebmcli.errors import EBMError, Exit, UsageError
+from ebmcli.native import cores
 from ebmcli.storage.paths import typed_path
 
 if TYPE_CHECKING:
@@ -108,7 +108,7 @@ def map_(
     output = Output(json=json, quiet=quiet)
     _check(from_, to, recall, resume, model)
 
-    from ebmcli import device as devices
+    from ebmcli.engine import device as devices
     from ebmcli.landscape.mapping import MapSettings
     from ebmcli.landscape.subject import open_subject, origin
 
@@ -214,12 +214,12 @@ def _check_new(folder: Path, force: bool) -> None:
 
 
 def _resume(folder: Path, place: Any, backend: str, trusted: bool, batch_size: int | None, output: Output) -> None:
-    from ebmcli import models
-    from ebmcli.checkpoint import checksum_of
     from ebmcli.landscape.mapping import MapSettings
     from ebmcli.landscape.report import UNFINISHED
     from ebmcli.landscape.store import Begun, Folder
     from ebmcli.landscape.subject import first_states, is_truth, open_subject
+    from ebmcli.models import lookup
+    from ebmcli.models.checkpoint import checksum_of
     from ebmcli.storage.seals import read_sealed
 
     work = folder / UNFINISHED
@@ -231,9 +231,9 @@ def _resume(folder: Path, place: Any, backend: str, trusted: bool, batch_size: i
     settings, scale = MapSettings(**facts["settings"]), facts["how"].get("energy_scale")
     name = facts["model"]
     # Before the network is built, which may mean to import code: is it the model at all?
-    if not is_truth(name) and checksum_of(models.look_up(name, trusted).path, scale, trusted) != facts["digest"]:
+    if not is_truth(name) and checksum_of(lookup.look_up(name, trusted).path, scale, trusted) != facts["digest"]:
         raise EBMError(
-            f"{name or models.default()} is not the model that {folder} was begun with",
+            f"{name or lookup.default()} is not the model that {folder} was begun with",
             "has it learned on since? begin anew",
         )
     subject = open_subject(name, place, backend=backend, energy_scale=scale, trusted=trusted)
@@ -254,7 +254,7 @@ def _make(
 ) -> None:
     from dataclasses import asdict
 
-    from ebmcli import __version__
+    from ebmcli._version import __version__
     from ebmcli.landscape.mapping import chart
     from ebmcli.landscape.report import save
 
@@ -326,7 +326,7 @@ def label(name: str) -> str:
 def _absolute(name: str | None) -> str | None:
     """A path that holds in another folder too; names of bundled things stay."""
     from ebmcli.data.bundled import bundled
-    from ebmcli.models import bundled as bundled_models
+    from ebmcli.models.lookup import bundled as bundled_models
 
     if name is None or name in bundled() or name in bundled_models() or not typed_path(name).exists():
         return name

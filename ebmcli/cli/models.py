@@ -31,7 +31,7 @@ def models(
 def _bundled(output: Output) -> None:
     import json
 
-    from ebmcli import models as known
+    from ebmcli.models import lookup as known
 
     rows: list[dict[str, Any]] = []
     for name, folder in known.bundled().items():

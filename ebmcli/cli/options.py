@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from ebmcli.consent import is_code
-from ebmcli.cores import MOST
+from ebmcli.native.cores import MOST
 
 
 def check_device(value: str) -> str:

@@ -34,8 +34,8 @@ def pull(
     if out is not None and out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise EBMError(f"{out} exists and is not empty", "choose another --out")
 
-    from ebmcli.checkpoint import FILE, load
-    from ebmcli.hub.pull import fetch
+    from ebmcli.models.checkpoint import FILE, load
+    from ebmcli.models.pull import fetch
     from ebmcli.storage.files import write_whole
 
     fetched = fetch(address, force=again, trusted=trust_code)

@@ -44,11 +44,11 @@ def push(
     if address is None or address.revision:
         raise UsageError(f"{repo!r} is no repository: expected user/name", "a branch goes into --revision")
 
-    from ebmcli import models
-    from ebmcli.card import export
-    from ebmcli.hub import push as hub
+    from ebmcli.models import lookup
+    from ebmcli.publish import push as hub
+    from ebmcli.publish.card import export
 
-    found = models.look_up(model, trust_code)
+    found = lookup.look_up(model, trust_code)
     with tempfile.TemporaryDirectory(prefix="ebm-push-") as temporary:
         folder = Path(temporary) / "model"
         name = address.repo.partition("/")[2]

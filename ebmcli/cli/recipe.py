@@ -10,9 +10,9 @@ import typer
 from ebmcli import recipe as recipes
 from ebmcli.cli.output import Output
 from ebmcli.errors import UsageError
-from ebmcli.recipe import cost
 from ebmcli.recipe.checks import shown
 from ebmcli.storage.files import write_whole
+from ebmcli.training import cost
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None, help="List, show, copy and check recipes.")
 

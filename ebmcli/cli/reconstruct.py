@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ebmcli import cores
 from ebmcli.cli import options
 from ebmcli.cli.output import Output
 from ebmcli.errors import EBMError, UsageError
+from ebmcli.native import cores
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -69,15 +69,15 @@ def reconstruct(
     output = Output(json=json, quiet=quiet)
     import torch
 
-    from ebmcli import device as devices
-    from ebmcli import models
+    from ebmcli.engine import device as devices
     from ebmcli.media import plots, refuse_foreign
-    from ebmcli.sampling import SampleSettings, metadata, starts
-    from ebmcli.shortrun import Generator
-    from ebmcli.shortrun import reconstruct as descend
+    from ebmcli.models import lookup
+    from ebmcli.models.generator import Generator
+    from ebmcli.models.generator import reconstruct as descend
+    from ebmcli.models.sampling import SampleSettings, metadata, starts
 
-    name = model or models.default()
-    target = out or Path(f"{models.label(name)}-reconstruction.png")
+    name = model or lookup.default()
+    target = out or Path(f"{lookup.label(name)}-reconstruction.png")
     if target.suffix.lower() not in plots.SUFFIXES:
         raise UsageError(f"--out {target} is no picture's name", f"pictures end in {' or '.join(plots.SUFFIXES)}")
     if from_ in ("noise", "bank"):
@@ -85,7 +85,7 @@ def reconstruct(
     if target.suffix.lower() == ".png" or target.is_dir():
         refuse_foreign(target, force)
     cores.use(threads)
-    loaded = models.load(model, device=devices.pick(device), backend=backend, trusted=trust_code)
+    loaded = lookup.load(model, device=devices.pick(device), backend=backend, trusted=trust_code)
     if loaded.config.channels not in (1, 3):
         raise EBMError(f"{name} is a model of points, not of images", "reconstruct images")
     settings = SampleSettings.of(

@@ -38,7 +38,7 @@ def runs(
 ) -> None:
     """List runs: state, updates, newest numbers and newest grid of samples."""
     output = Output(json=json, quiet=quiet)
-    from ebmcli.run import Run
+    from ebmcli.training.run_folder import Run
 
     places = folders or [Path("runs")]
     found = sorted(

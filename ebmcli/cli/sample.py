@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ebmcli import cores
 from ebmcli.cli import options
 from ebmcli.cli.output import Output
 from ebmcli.errors import EBMError, UsageError
+from ebmcli.native import cores
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ebmcli.checkpoint import Checkpoint
-    from ebmcli.sampling import SampleSettings
+    from ebmcli.models.checkpoint import Checkpoint
+    from ebmcli.models.sampling import SampleSettings
 
 MOMENTS = 10
 """Columns of a trace after the start."""
@@ -87,12 +87,12 @@ def sample(
     if trace and format_ is not Format.grid:
         raise UsageError(f"--trace makes a picture, --format {format_} does not", "leave out --format")
 
-    from ebmcli import device as devices
-    from ebmcli import models
-    from ebmcli.sampling import SampleSettings, metadata
+    from ebmcli.engine import device as devices
+    from ebmcli.models import lookup
+    from ebmcli.models.sampling import SampleSettings, metadata
 
     cores.use(threads)
-    loaded = models.load(
+    loaded = lookup.load(
         model,
         device=devices.pick(device),
         backend=backend,
@@ -112,8 +112,8 @@ def sample(
         temperature=temperature,
         data=data,
     )
-    name = model or models.default()
-    target = out or Path(f"{models.label(name)}-seed{seed}{SUFFIX[format_]}")
+    name = model or lookup.default()
+    target = out or Path(f"{lookup.label(name)}-seed{seed}{SUFFIX[format_]}")
     made = metadata(loaded, settings)
     if trace and loaded.config.image_size > 1:
         made["trace"] = True
@@ -193,7 +193,7 @@ def _run(
     """Samples, energies, and for a trace the first chains at some moments."""
     import torch
 
-    from ebmcli.sampling import batches
+    from ebmcli.models.sampling import batches
 
     x = torch.empty(settings.count, *model.config.shape)
     energy = torch.empty(settings.count)

@@ -22,7 +22,7 @@ from ebmcli.cli.output import Bar, Output
 from ebmcli.errors import EBMError, Exit
 
 if TYPE_CHECKING:
-    from ebmcli.sweep import Cell, Outcome
+    from ebmcli.training.sweep import Cell, Outcome
 
 POLL = 0.2
 """Seconds between two looks at the runs under way."""
@@ -61,7 +61,7 @@ def sweep(
     """
     output = Output(json=json, quiet=quiet)
 
-    from ebmcli import sweep as grids
+    from ebmcli.training import sweep as grids
 
     axes = grids.axes_of(over)
     folder = out or Path("sweeps") / Path(recipe).stem
@@ -95,7 +95,7 @@ def sweep(
 
 def _waiting(cells: list[Cell]) -> list[Cell]:
     """The cells that are to be learned, from the start or further."""
-    from ebmcli import sweep as grids
+    from ebmcli.training import sweep as grids
 
     return [c for c in cells if grids.state_of(c.folder)[0] in ("not begun", "begun")]
 
@@ -225,7 +225,7 @@ def _start(cell: Cell, recipe: str, data: str | None, trusted: bool) -> Learner:
 
 def _note_divergence(cell: Cell) -> None:
     """So that the sweep, begun again, does not try it again."""
-    from ebmcli.run import Run
+    from ebmcli.training.run_folder import Run
 
     run = Run.open(cell.folder)
     run.write_facts(run.facts | {"ended": "diverged"})

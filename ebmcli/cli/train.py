@@ -10,16 +10,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ebmcli import cores
 from ebmcli.cli import options
 from ebmcli.cli.output import Output
 from ebmcli.errors import DivergedError, EBMError, Exit, UsageError
+from ebmcli.native import cores
 from ebmcli.storage.paths import typed_path
 
 if TYPE_CHECKING:
-    from ebmcli.learning import Learning
     from ebmcli.recipe import Recipe
-    from ebmcli.run import Run
+    from ebmcli.training.run_folder import Run
+    from ebmcli.training.session import Learning
 
 LOOKED_AT = 1000
 """Images by which the data's local sd is estimated."""
@@ -88,7 +88,8 @@ def train(
             raise UsageError(f"{option} is for a new run, not for --resume", "a run goes on in its own folder")
     run: Run | None = None
     folder = Path()
-    from ebmcli.recipe import load, may_import
+    from ebmcli.models.origin import may_import
+    from ebmcli.recipe import load
 
     if resume is not None:
         settings, run, facts = _reopen(resume, set_, data, device, backend, trust_code)
@@ -98,8 +99,8 @@ def train(
 
     own = trust_code if run or chosen else may_import(settings, str(recipe), trust_code, set_ or ())
 
-    from ebmcli.learning import Learning
-    from ebmcli.run import Run
+    from ebmcli.training.run_folder import Run
+    from ebmcli.training.session import Learning
 
     cores.use(threads, facts.get("threads"))
     learning = _prepare(settings, run, facts, own, output)
@@ -122,10 +123,10 @@ def train(
 
 def _choose(source: str, device: str, keep: Path | None, overrides: list[str] | None, output: Output) -> Recipe:
     """A recipe for pictures that have none, shown, and kept in a file where that is asked for."""
-    from ebmcli import device as devices
     from ebmcli.cli.fetching import fetch
     from ebmcli.data.listing import readable
     from ebmcli.data.survey import survey
+    from ebmcli.engine import device as devices
     from ebmcli.recipe import loads
     from ebmcli.recipe.suggest import suggest
     from ebmcli.storage.files import write_whole
@@ -149,8 +150,8 @@ def _choose(source: str, device: str, keep: Path | None, overrides: list[str] | 
 def _begin(
     settings: Recipe, out: Path | None, data: str | None, device: str, backend: str
 ) -> tuple[Path, dict[str, Any]]:
-    from ebmcli import __version__
-    from ebmcli.run import Run, new_folder
+    from ebmcli._version import __version__
+    from ebmcli.training.run_folder import Run, new_folder
 
     folder = out or new_folder(settings.recipe.name)
     Run.check_new(folder)
@@ -180,9 +181,10 @@ def _reopen(
     folder: Path, overrides: list[str] | None, data: str | None, device: str, backend: str, trusted: bool
 ) -> tuple[Recipe, Run, dict[str, Any]]:
     """A begun run; only how long it learns and what it logs may be set anew."""
-    from ebmcli.recipe import load, may_import
-    from ebmcli.run import Run
+    from ebmcli.models.origin import may_import
+    from ebmcli.recipe import load
     from ebmcli.storage.files import write_whole
+    from ebmcli.training.run_folder import Run
 
     run = Run.open(folder)
     run.lock()
@@ -215,11 +217,11 @@ def _prepare(settings: Recipe, run: Run | None, facts: dict[str, Any], trusted: 
     """
     import torch
 
-    from ebmcli import device as devices
-    from ebmcli.checkpoint import versions
     from ebmcli.cli.fetching import fetch
     from ebmcli.data.training import ImageData, open_data
-    from ebmcli.learning import Learning
+    from ebmcli.engine import device as devices
+    from ebmcli.models.checkpoint import versions
+    from ebmcli.training.session import Learning
 
     fetch(facts["data_path"] or settings.data.source, settings.data.split, output)
     with output.counter("reading images") as progress:
@@ -272,7 +274,7 @@ def _preflight(learning: Learning, strict: bool, output: Output) -> None:
         UsageError: there are some, and `strict`.
     """
     from ebmcli.data.stats import local_sd
-    from ebmcli.preflight import concerns
+    from ebmcli.training.preflight import concerns
 
     images = getattr(learning.data, "set", None)
     sd = None
@@ -291,11 +293,11 @@ def _preflight(learning: Learning, strict: bool, output: Output) -> None:
 
 def _begin_with(model: str, learning: Learning, trusted: bool, output: Output) -> str:
     """Take the weights and the bank of `model` over; returns which it was, for the run's record."""
-    from ebmcli import models
-    from ebmcli.run import whole_bank
+    from ebmcli.models import lookup
+    from ebmcli.training.run_folder import whole_bank
 
-    source = models.load(model, trusted=trusted)
-    bank = whole_bank(models.look_up(model, trusted).path)
+    source = lookup.load(model, trusted=trusted)
+    bank = whole_bank(lookup.look_up(model, trusted).path)
     source = source._replace(bank=source.bank if bank is None else bank)
     learning.begin_with(source)
     mine, its = learning.potential.energy_scale, source.config.energy_scale

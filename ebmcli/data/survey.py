@@ -1,4 +1,4 @@
-"""What unknown images are like before they are decoded: sizes and colours of some of them (floor 2)."""
+"""What unknown images are like before they are decoded: sizes and colours of some of them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a recipe's data section means: positives to draw from, whether images or a toy (floor 2)."""
+"""What a recipe's data section means: positives to draw from, whether images or a toy."""
 
 from __future__ import annotations
 

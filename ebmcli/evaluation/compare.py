@@ -1,4 +1,4 @@
-"""Several energies on the same noise: what short and long chains of each come to, and each under the others (floor 2).
+"""Several energies on the same noise: what short and long chains of each come to, and each under the others.
 
 Every model is sampled as its own settings say (short), walked from the same images of the data on the same random
 numbers (long), and judged. Then each is asked about the others: the energy it gives to their samples, and where its own
@@ -15,14 +15,14 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ebmcli.chains import Purpose, Stream
-from ebmcli.checkpoint import Checkpoint
 from ebmcli.errors import DivergedError, EBMError
 from ebmcli.evaluation.distance import Compared, Reference
 from ebmcli.evaluation.images import Saturation
 from ebmcli.evaluation.measure import Outcome, baseline, outcome, short_samples
 from ebmcli.evaluation.mixing import Estimate, mean_of
 from ebmcli.evaluation.walk import Walk, WalkSettings, make_kernel
+from ebmcli.models.checkpoint import Checkpoint
+from ebmcli.random.streams import Purpose, Stream
 from ebmcli.sampler import run
 
 _CROSS = 1

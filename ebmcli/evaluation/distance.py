@@ -1,4 +1,4 @@
-"""Distances between sets of samples, with an error, and the data's own distance beside them (floor 2).
+"""Distances between sets of samples, with an error, and the data's own distance beside them.
 
 Images are compared by the Fréchet distance of their features, points of the plane by a kernel distance.
 Both are squared distances, and both depend on how many samples there are (the Fréchet distance falls
@@ -18,10 +18,10 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from ebmcli.chains import Purpose, Stream
 from ebmcli.errors import EBMError
 from ebmcli.evaluation.features import Features, load_features
 from ebmcli.evaluation.images import Likeness, Saturation, likeness, pixel_range, saturation
+from ebmcli.random.streams import Purpose, Stream
 
 HALF = 1000
 """Images in each half of the data, at most: features take about 3 ms an image on one core."""

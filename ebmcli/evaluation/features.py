@@ -1,4 +1,4 @@
-"""The embedded feature network: images to 112 numbers that tell what is in them (floor 2).
+"""The embedded feature network: images to 112 numbers that tell what is in them.
 
 The stem and the first eleven blocks of EfficientNet-Lite0 (Tan & Le 2019, its ImageNet weights; Apache-2.0, see
 `assets/features`). A Fréchet distance over these features is not an Inception distance, and its numbers are not

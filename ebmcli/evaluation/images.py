@@ -1,4 +1,4 @@
-"""What samples look like against the data: saturation, diversity, nearest training image (floor 2)."""
+"""What samples look like against the data: saturation, diversity, nearest training image."""
 
 from __future__ import annotations
 

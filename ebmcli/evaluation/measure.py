@@ -1,4 +1,4 @@
-"""From chains that were watched to measured numbers and a verdict (floor 2).
+"""From chains that were watched to measured numbers and a verdict.
 
 outcome = judge(ebmcli.load("mnist-shortrun"), steps=20_000)
 print(outcome.judgement.verdict, *outcome.judgement.reasons, sep="\n")
@@ -13,14 +13,14 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ebmcli import sampling
-from ebmcli.checkpoint import Checkpoint
 from ebmcli.evaluation.distance import Compared, Reference
 from ebmcli.evaluation.features import Features
 from ebmcli.evaluation.images import Likeness
 from ebmcli.evaluation.mixing import Estimate, mean_of, mixing, share_below
 from ebmcli.evaluation.verdict import Judgement, Measured, verdict
 from ebmcli.evaluation.walk import Record, Walk, WalkSettings, energies, reference_of, spacing
+from ebmcli.models import sampling
+from ebmcli.models.checkpoint import Checkpoint
 from ebmcli.potential import Potential
 
 BAND = (0.025, 0.975)

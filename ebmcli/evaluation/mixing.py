@@ -1,4 +1,4 @@
-"""Whether chains have mixed: R-hat, effective sample size, autocorrelation time, memory of the start (floor 2)."""
+"""Whether chains have mixed: R-hat, effective sample size, autocorrelation time, memory of the start."""
 
 from __future__ import annotations
 

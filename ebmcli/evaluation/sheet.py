@@ -1,4 +1,4 @@
-"""Comparisons as a table, a picture in the layout of the paper's Fig. 8, a page, and JSON (floor 2).
+"""Comparisons as a table, a picture in the layout of the paper's Fig. 8, a page, and JSON.
 
 Models of one size and data make one comparison; a table, picture or page shows as many as there are, one after another.
 """
@@ -13,7 +13,8 @@ from typing import Any
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from ebmcli import __version__, media
+from ebmcli import media
+from ebmcli._version import __version__
 from ebmcli.evaluation.compare import Comparison, Contestant, Side
 from ebmcli.evaluation.mixing import Estimate
 from ebmcli.evaluation.verdict import Verdict

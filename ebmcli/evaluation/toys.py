@@ -1,4 +1,4 @@
-"""What a learned energy is as a density of a toy, whose truth is known: quadrature and kernel estimates (floor 2).
+"""What a learned energy is as a density of a toy, whose truth is known: quadrature and kernel estimates.
 
 Z, the two Kullback–Leibler divergences and the total variation are integrals over the plane, taken over
 square cells that are halved where either density has its mass, until Z stands still: a non-convergent

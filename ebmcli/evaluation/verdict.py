@@ -1,4 +1,4 @@
-"""The verdict on an energy: is exp(−U/T) a density of the data? (floor 2)
+"""The verdict on an energy: is exp(−U/T) a density of the data?
 
 A pure function of measured numbers. Its logic is that of a test: if the density is the data's, then images of the
 data are draws from it, and chains that start at them are in their steady state from the first step on and stay

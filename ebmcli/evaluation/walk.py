@@ -1,4 +1,4 @@
-"""Long chains of a model, watched from step to step against the data (floor 2).
+"""Long chains of a model, watched from step to step against the data.
 
     walk = Walk(model, WalkSettings.of(model, steps=20_000), reference)
     for record in walk.records():
@@ -19,15 +19,16 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ebmcli import data, sampling
-from ebmcli.chains import Purpose, Stream
-from ebmcli.checkpoint import Checkpoint
+from ebmcli import data
 from ebmcli.errors import DivergedError, EBMError, UsageError
 from ebmcli.evaluation.distance import HALF, Compared, Reference
 from ebmcli.evaluation.features import Features
 from ebmcli.evaluation.mixing import Estimate, mean_of, memory
+from ebmcli.models import sampling
+from ebmcli.models.checkpoint import Checkpoint
+from ebmcli.models.sampling import SampleSettings
+from ebmcli.random.streams import Purpose, Stream
 from ebmcli.sampler import KERNELS, Kernel, Path, State, adapt, run
-from ebmcli.sampling import SampleSettings
 from ebmcli.storage.reading import parse_toml
 
 POINTS = 1000

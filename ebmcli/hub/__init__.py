@@ -1,4 +1,4 @@
-"""The Hugging Face Hub: models pulled from it and pushed to it, and what can go wrong on the way (floor 2).
+"""The Hugging Face Hub: models pulled from it and pushed to it, and what can go wrong on the way.
 
 Importing this package imports neither huggingface_hub nor torch.
 """

@@ -1,4 +1,4 @@
-"""Maps of energy landscapes after §4.4: basins, the hills between them, paths (floor 2).
+"""Maps of energy landscapes after §4.4: basins, the hills between them, paths.
 
 Everything works on a `Potential`, which any nn.Module with one scalar an image makes, or on any target::
 

@@ -1,4 +1,4 @@
-"""The hills between basins: attempts at ever weaker pulls, then the best path let down to the pass (floor 2)."""
+"""The hills between basins: attempts at ever weaker pulls, then the best path let down to the pass."""
 
 from __future__ import annotations
 

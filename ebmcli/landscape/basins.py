@@ -1,4 +1,4 @@
-"""Which metastable states share a basin: grouping by attraction–diffusion (floor 2).
+"""Which metastable states share a basin: grouping by attraction–diffusion.
 
 States are taken from the lowest energy to the highest. Each is tried, both ways, against the known basins that
 lie behind the lowest hills on a straight line; it joins the one that most attempts reach, or founds a basin of its

@@ -1,4 +1,4 @@
-"""The tree of basins as a figure, after the paper's Fig. 9 (floor 2)."""
+"""The tree of basins as a figure, after the paper's Fig. 9."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from torch import Tensor
 
-from ebmcli.chains import Purpose, Stream
 from ebmcli.landscape.mapping import Landscape
 from ebmcli.landscape.tree import Node, pruned
+from ebmcli.random.streams import Purpose, Stream
 
 ROWS = 6
 """Most members under a leaf."""

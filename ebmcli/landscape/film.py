@@ -1,4 +1,4 @@
-"""A path between two states as a film: the state on its way, and its energy (floor 2)."""
+"""A path between two states as a film: the state on its way, and its energy."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which pull and which temperature to group at: a grid of both on a few states, and a rule (floor 2).
+"""Which pull and which temperature to group at: a grid of both on a few states, and a rule.
 
 The number of basins depends on the strength α of the pull and on the temperature T: from "every minimum its own" to
 "all in one". A landscape's own number is one that does not change over a wide range of α.

@@ -1,4 +1,4 @@
-"""The map of an energy landscape (§4.4, Fig. 9), from first states to the tree of basins (floor 2).
+"""The map of an energy landscape (§4.4, Fig. 9), from first states to the tree of basins.
 
     for progress in chart(potential, starts, settings):
         ...

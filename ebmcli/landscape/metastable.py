@@ -1,4 +1,4 @@
-"""Metastable states: long chains at rest, cooled to their minima, and how far heat moves them from there (floor 2)."""
+"""Metastable states: long chains at rest, cooled to their minima, and how far heat moves them from there."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ebmcli.chains import Purpose, Stream
 from ebmcli.errors import DivergedError
+from ebmcli.random.streams import Purpose, Stream
 from ebmcli.sampler import Langevin, LangevinState, Target, run
 
 PIECE = 200

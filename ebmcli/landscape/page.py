@@ -1,4 +1,4 @@
-"""A map as a page to touch: one offline HTML file (floor 2)."""
+"""A map as a page to touch: one offline HTML file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A map in files: figure, numbers, states, and a page to touch (floor 2)."""
+"""A map in files: figure, numbers, states, and a page to touch."""
 
 from __future__ import annotations
 

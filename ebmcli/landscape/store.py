@@ -1,4 +1,4 @@
-"""Where a map under way is kept, so that it goes on after any end (floor 2).
+"""Where a map under way is kept, so that it goes on after any end.
 
     settings.json     what is being made
     jobs.jsonl        one line a finished job, with a checksum of its own

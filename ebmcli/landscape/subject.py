@@ -1,4 +1,4 @@
-"""What is mapped: a model, or the true density of a toy, and where its long chains start (floor 2)."""
+"""What is mapped: a model, or the true density of a toy, and where its long chains start."""
 
 from __future__ import annotations
 
@@ -8,14 +8,15 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ebmcli import data, models
-from ebmcli.checkpoint import Checkpoint
+from ebmcli import data
 from ebmcli.data.bundled import at_hand, bundled
 from ebmcli.data.decode import open_picture, read_picture
 from ebmcli.errors import EBMError, UsageError
 from ebmcli.landscape.truth import ToyEnergy
+from ebmcli.models import lookup
+from ebmcli.models.checkpoint import Checkpoint
+from ebmcli.models.sampling import SampleSettings, starts
 from ebmcli.sampler import Target
-from ebmcli.sampling import SampleSettings, starts
 
 TOY_STEP = 0.12
 """ε of a toy's true density, pixel units: that of its recipes' convergent learning is 0.125."""
@@ -49,19 +50,19 @@ class Subject(NamedTuple):
 
 def is_truth(name: str | None) -> bool:
     """Whether the true density of a toy is meant, and no model."""
-    return name in data.TOYS and not models.is_model(str(name))
+    return name in data.TOYS and not lookup.is_model(str(name))
 
 
 def open_subject(name: str | None, device: torch.device, **options: Any) -> Subject:
     """The model that `name` means, else the toy of that name.
 
     Args:
-        options: as `ebmcli.models.load`.
+        options: as `ebmcli.models.lookup.load`.
     """
     if is_truth(name):
         return Subject(str(name), ToyEnergy(data.load_toy(str(name))), None, TOY_STEP, device)
-    model = models.load(name, device=device, **options)
-    return Subject(str(name or models.default()), model.potential, model, model.config.step_size, device)
+    model = lookup.load(name, device=device, **options)
+    return Subject(str(name or lookup.default()), model.potential, model, model.config.step_size, device)
 
 
 def origin(subject: Subject, chosen: str | None, files: str | None = None) -> str:

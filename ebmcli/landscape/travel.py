@@ -1,4 +1,4 @@
-"""Attraction–diffusion: chains that a constant pull draws from one state to another (floor 2).
+"""Attraction–diffusion: chains that a constant pull draws from one state to another.
 
 AD(x0 → x*) of Hill, Nijkamp & Zhu (2019): a chain on the magnetised energy U/T + α·‖x − x*‖ has come
 over when it is within δ of x*. Jobs do not know of each other, so they run as one batch whose places are
@@ -13,10 +13,10 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from ebmcli.chains import Purpose, Stream
 from ebmcli.errors import DivergedError
+from ebmcli.native.threads import around
+from ebmcli.random.streams import Purpose, Stream
 from ebmcli.sampler import MALA, Kernel, Langevin, LangevinState, Magnetised, Target
-from ebmcli.sampler.threads import around
 
 STATES, TRIALS, STEPS = 2**16, 2**6, 2**20
 """Most states, trials of a pair and steps of a job: together they number every step of every job in 63 bits."""

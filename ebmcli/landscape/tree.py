@@ -1,4 +1,4 @@
-"""The tree of basins: which merge first, and at what height (floor 2)."""
+"""The tree of basins: which merge first, and at what height."""
 
 from __future__ import annotations
 

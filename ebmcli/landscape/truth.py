@@ -1,4 +1,4 @@
-"""The toys' exact densities as energies to map: what a map can be checked against (floor 2)."""
+"""The toys' exact densities as energies to map: what a map can be checked against."""
 
 from __future__ import annotations
 

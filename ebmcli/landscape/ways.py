@@ -1,4 +1,4 @@
-"""The way from one picture to another, and of a damaged one into its basin (floor 2)."""
+"""The way from one picture to another, and of a damaged one into its basin."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ebmcli.chains import Purpose, Stream
 from ebmcli.errors import EBMError
 from ebmcli.landscape import barriers, grid
 from ebmcli.landscape.mapping import MapSettings, conditions_of
 from ebmcli.landscape.metastable import quench
 from ebmcli.landscape.travel import Travel
+from ebmcli.random.streams import Purpose, Stream
 from ebmcli.sampler import Langevin, Target, run
 
 FRAMES = 12

@@ -1,4 +1,4 @@
-"""Long runs on the disk: chains that are kept, go on after any end, and are reported (floor 2).
+"""Long runs on the disk: chains that are kept, go on after any end, and are reported.
 
 folder = Folder.create(path, facts(name, walk))
 for record in follow(walk, folder):

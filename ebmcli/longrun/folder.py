@@ -1,4 +1,4 @@
-"""The folder of a long run: what it writes, and how it goes on after any end (floor 2).
+"""The folder of a long run: what it writes, and how it goes on after any end.
 
     longrun.json        how it was started: settings, model, versions, the step size that a warm-up found
     metrics.jsonl       one line a record (`evaluation.Record`): every chain's energy and what else was seen
@@ -30,9 +30,9 @@ from torch import Tensor
 from typing_extensions import TypedDict
 
 from ebmcli import media
-from ebmcli.chains import Purpose, Stream
 from ebmcli.errors import EBMError
 from ebmcli.evaluation import Record, Walk, WalkSettings
+from ebmcli.random.streams import Purpose, Stream
 from ebmcli.storage import disk
 from ebmcli.storage.disk import crash_point
 from ebmcli.storage.files import append, rename, sweep, sync, write_whole, writing
@@ -437,7 +437,7 @@ def _image_finding(path: Path, standing: Standing | None) -> Finding:
 
 def facts(model_name: str, walk: Walk, **more: Any) -> dict[str, Any]:
     """longrun.json of a walk that begins."""
-    from ebmcli.checkpoint import versions
+    from ebmcli.models.checkpoint import versions
 
     config = walk.model.config
     return {

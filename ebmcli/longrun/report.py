@@ -1,4 +1,4 @@
-"""What a long run looks like: images over the energy as in Fig. 2, curves over time, a page (floor 2)."""
+"""What a long run looks like: images over the energy as in Fig. 2, curves over time, a page."""
 
 from __future__ import annotations
 
@@ -308,7 +308,7 @@ def _sentence(text: str) -> str:
 
 def metadata(run: Run) -> dict[str, Any]:
     """What the picture says of itself."""
-    from ebmcli import __version__
+    from ebmcli._version import __version__
 
     s, f = run.settings, run.facts
     values = {**f["settings"], "step_size": f["step_size"]}

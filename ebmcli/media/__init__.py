@@ -1,4 +1,4 @@
-"""Image grids, heat pictures, files that say what made them (floor 2)."""
+"""Image grids, heat pictures, files that say what made them."""
 
 from ebmcli.media.files import read_images, read_metadata, refuse_foreign, save_folder, save_npz, save_png
 from ebmcli.media.grid import grid, heat, scatter, terminal, to_uint8

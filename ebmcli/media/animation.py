@@ -1,4 +1,4 @@
-"""GIF, WebP and APNG written a frame at a time, in memory that does not grow with the length (floor 2).
+"""GIF, WebP and APNG written a frame at a time, in memory that does not grow with the length.
 
 Pillow encodes each frame by itself (its own writers of animations hold every frame until the end); what follows puts
 the encoded frames into the three containers. Only the rectangle that changed is stored, and a frame that repeats the

@@ -1,4 +1,4 @@
-"""The energy curve of a film: drawn anew for every frame, fast, with smooth lines (floor 2)."""
+"""The energy curve of a film: drawn anew for every frame, fast, with smooth lines."""
 
 from __future__ import annotations
 

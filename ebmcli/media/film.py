@@ -1,4 +1,4 @@
-"""Frames of a film of chains: their images, a step counter, and their energies against the data's (floor 2)."""
+"""Frames of a film of chains: their images, a step counter, and their energies against the data's."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Letters on pictures: one clear face, Greek and signs from another, figures that do not jump (floor 2)."""
+"""Letters on pictures: one clear face, Greek and signs from another, figures that do not jump."""
 
 from __future__ import annotations
 

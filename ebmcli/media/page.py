@@ -1,4 +1,4 @@
-"""Reports as one HTML file that needs nothing else: no network, no script of others, readable on a phone (floor 2).
+"""Reports as one HTML file that needs nothing else: no network, no script of others, readable on a phone.
 
 page = Page("Long run of mnist-shortrun", "64 chains, 20,000 steps")
 page.add(heading("Energy"), picture(image, "Energy over steps"), table(rows, header))

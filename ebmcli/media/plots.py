@@ -1,4 +1,4 @@
-"""Figures in one house style, to PNG or SVG, with the same bytes for the same content (floor 2).
+"""Figures in one house style, to PNG or SVG, with the same bytes for the same content.
 
     with plots.figure(9, 4, columns=2) as (fig, (left, right)):
         left.plot(updates, d, color=plots.COLOURS[0])

@@ -1,4 +1,4 @@
-"""Films: frames from a generator into one file, mp4, GIF, WebP or APNG by its name (floor 2).
+"""Films: frames from a generator into one file, mp4, GIF, WebP or APNG by its name.
 
 Frames are encoded as they come and the file grows under a temporary name, so that memory does not depend on the length
 and nothing half written is left. H.264 is written with 4:2:0 colours (BT.709), even sides and the index at the front:

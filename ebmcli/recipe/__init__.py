@@ -8,7 +8,6 @@ out, `Recipe.hash` names its settings in twelve characters.
 from __future__ import annotations
 
 from ebmcli.recipe.files import find, load, loads, names, path_of, read
-from ebmcli.recipe.origin import may_import, received
 from ebmcli.recipe.sections import (
     About,
     DataSettings,
@@ -40,9 +39,7 @@ __all__ = [
     "find",
     "load",
     "loads",
-    "may_import",
     "names",
     "path_of",
     "read",
-    "received",
 ]

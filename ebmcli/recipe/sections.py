@@ -282,6 +282,16 @@ class Recipe(_Section):
             return 2.0 / self.mcmc.step_size**2
         return 1.0 if scale == "unit" else float(scale)
 
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(channels, height, width) of one state."""
+        return (self.data.channels, self.data.image_size, self.data.image_size)
+
+    def network_arguments(self) -> dict[str, Any]:
+        """Arguments of the network, beside the shape."""
+        arguments: dict[str, Any] = {"width": self.potential.width, "leak": self.potential.leak}
+        return arguments | ({"space_to_depth": True} if self.potential.space_to_depth else {})
+
     def resolved(self) -> dict[str, Any]:
         """Every value, defaults too, as plain Python objects under the keys of the file."""
         return self.model_dump(by_alias=True)

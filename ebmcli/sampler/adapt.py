@@ -1,4 +1,4 @@
-"""The step size for a wanted acceptance, found in a warm-up (floor 1)."""
+"""The step size for a wanted acceptance, found in a warm-up."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ebmcli.errors import EBMError
 from ebmcli.sampler.kernel import Kernel, S, changed
 
 if TYPE_CHECKING:
-    from ebmcli.chains import Stream
+    from ebmcli.random.streams import Stream
 
 TARGET = 0.6
 """Between the best for MALA, 0.574 (Roberts & Rosenthal 1998), and HMC, 0.651 (Beskos et al. 2013): both are flat."""

@@ -1,4 +1,4 @@
-"""Annealing over temperature (Kirkpatrick, Gelatt & Vecchi 1983), with any kernel (floor 1)."""
+"""Annealing over temperature (Kirkpatrick, Gelatt & Vecchi 1983), with any kernel."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ebmcli.errors import EBMError
 from ebmcli.sampler.kernel import Info, Kernel, S, Target, changed
 
 if TYPE_CHECKING:
-    from ebmcli.chains import Stream
+    from ebmcli.random.streams import Stream
 
 
 def _linear(first: float, last: float, part: float) -> float:

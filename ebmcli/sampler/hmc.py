@@ -1,4 +1,4 @@
-"""Hamiltonian Monte Carlo with full or partial refreshment of the momentum (floor 1)."""
+"""Hamiltonian Monte Carlo with full or partial refreshment of the momentum."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor
 
+from ebmcli.engine.precision import require_float32
 from ebmcli.errors import EBMError
 from ebmcli.sampler import metropolis
 from ebmcli.sampler.kernel import wide
 from ebmcli.sampler.metropolis import MetropolisInfo
-from ebmcli.sampler.precision import require_float32
 
 if TYPE_CHECKING:
-    from ebmcli.chains import Stream
+    from ebmcli.random.streams import Stream
     from ebmcli.sampler.kernel import Target
 
 

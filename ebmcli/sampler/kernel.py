@@ -1,4 +1,4 @@
-"""What every kernel is: a target, `init`, `step(state) -> state, info` (floor 1)."""
+"""What every kernel is: a target, `init`, `step(state) -> state, info`."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from ebmcli.chains import Stream
     from ebmcli.networks import Shape
+    from ebmcli.random.streams import Stream
 
 
 class Target(Protocol):

@@ -1,4 +1,4 @@
-"""Langevin dynamics, Eq. 9 and Eq. 12 (floor 1)."""
+"""Langevin dynamics, Eq. 9 and Eq. 12."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from ebmcli.chains import Stream
-    from ebmcli.sampler.engine import Fused
+    from ebmcli.engine.choose import Fused
+    from ebmcli.random.streams import Stream
     from ebmcli.sampler.kernel import Target
 
 

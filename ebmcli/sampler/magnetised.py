@@ -1,4 +1,4 @@
-"""The magnetised energy of attraction–diffusion (Hill, Nijkamp & Zhu 2019) (floor 1)."""
+"""The magnetised energy of attraction–diffusion (Hill, Nijkamp & Zhu 2019)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Metropolis-adjusted Langevin (Roberts & Tweedie 1996; Roberts & Rosenthal 1998) (floor 1)."""
+"""Metropolis-adjusted Langevin (Roberts & Tweedie 1996; Roberts & Rosenthal 1998)."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
+from ebmcli.engine.precision import require_float32
 from ebmcli.sampler import metropolis
 from ebmcli.sampler.langevin import Langevin, LangevinState
 from ebmcli.sampler.metropolis import MetropolisInfo
-from ebmcli.sampler.precision import require_float32
 
 if TYPE_CHECKING:
-    from ebmcli.chains import Stream
+    from ebmcli.random.streams import Stream
     from ebmcli.sampler.kernel import Target
 
 

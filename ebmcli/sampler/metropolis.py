@@ -1,4 +1,4 @@
-"""The Metropolis–Hastings test that MALA and HMC share (floor 1).
+"""The Metropolis–Hastings test that MALA and HMC share.
 
 Both move by leapfrog steps (MALA by one), x' = x + ε·(p − (ε/2)·g), p' = p − (ε/2)·(g + g'), with
 g = ∂U/∂x / T, and accept with probability min(1, exp(−ΔH)), where H = U(x)/T + ‖p‖²/2. Momenta
@@ -30,7 +30,7 @@ from torch import Tensor
 from ebmcli.sampler.kernel import wide
 
 if TYPE_CHECKING:
-    from ebmcli.chains import Stream
+    from ebmcli.random.streams import Stream
 
 
 class MetropolisInfo(NamedTuple):
@@ -83,7 +83,7 @@ def decide(error: Tensor, stream: Stream, chains: Tensor, step: int) -> tuple[Te
         chains: int64 [n].
         step: whose decision this is.
     """
-    from ebmcli.chains import Purpose
+    from ebmcli.random.streams import Purpose
 
     # Two normals are √(−2 log u) long (Box & Muller 1958), with the logarithm of a uniform u inside.
     z = stream._replace(purpose=Purpose.METROPOLIS).normal(chains, step, (2, 1, 1))

@@ -1,4 +1,4 @@
-"""Many steps of a kernel in a row, with what is measured along the way (floor 1)."""
+"""Many steps of a kernel in a row, with what is measured along the way."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Generic, NamedTuple, cast
 import torch
 from torch import Tensor
 
+from ebmcli.native.threads import around
 from ebmcli.sampler.kernel import Kernel, S
 from ebmcli.sampler.langevin import Langevin, LangevinState
-from ebmcli.sampler.threads import around
 
 if TYPE_CHECKING:
     from ebmcli.potential import Potential

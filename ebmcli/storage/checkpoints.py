@@ -2,7 +2,7 @@
 
 000060/model.safetensors   the model
 000060/state.safetensors   what else continues the run
-000060/state.json          which update, and the checksums of the two, sealed with its own (floor 2)
+000060/state.json          which update, and the checksums of the two, sealed with its own
 """
 
 from __future__ import annotations

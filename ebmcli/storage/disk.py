@@ -1,4 +1,4 @@
-"""The few operations on a disk that everything which must survive a power cut goes through (floor 0).
+"""The few operations on a disk that everything which must survive a power cut goes through.
 
 A file's content is on the disk when `sync` of the file returns, its name when `sync` of its folder does; what was
 done before may be lost by a power cut, in any order. Tests put recording and failing operations in the place of these.

@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, and those that lines are added to (floor 0).
+"""Files that are written whole or not at all, and those that lines are added to.
 
 A whole file is written under a temporary name beside its place and flushed to the disk, then renamed, and its folder
 flushed too: after a kill or a power cut at any moment the old file is there or the new one.

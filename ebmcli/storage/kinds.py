@@ -1,4 +1,4 @@
-"""What a file is, told by its first bytes, where something else than weights lies under the name (floor 0)."""
+"""What a file is, told by its first bytes, where something else than weights lies under the name."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One process at a time in a folder (floor 0)."""
+"""One process at a time in a folder."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Paths as people type them (floor 0)."""
+"""Paths as people type them."""
 
 from __future__ import annotations
 

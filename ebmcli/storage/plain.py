@@ -1,4 +1,4 @@
-"""Only plain files of a believable size are opened (floor 0).
+"""Only plain files of a believable size are opened.
 
 A named pipe would be waited for, a device read for ever, and a file beyond all measure would fill the memory.
 """

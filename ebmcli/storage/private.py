@@ -1,4 +1,4 @@
-"""Folders and files that no other user can write to (floor 0).
+"""Folders and files that no other user can write to.
 
 What a program loads as code must have been written by its own user. So the folder that keeps such files is made with
 mode 0700, and before anything is read from it its owner and mode are looked at, and those of the file. Systems without

@@ -1,4 +1,4 @@
-"""JSON, lines of JSON and TOML that others may have written or damaged, read within limits (floor 2).
+"""JSON, lines of JSON and TOML that others may have written or damaged, read within limits.
 
 Whatever is in a file, what comes of reading it is a value that fits the schema, or one EBMError that names the file,
 the field and what was expected there.

@@ -1,4 +1,4 @@
-"""Checksums: facts that are sealed with their own, and what a file turned out to be (floor 2).
+"""Checksums: facts that are sealed with their own, and what a file turned out to be.
 
 Sealed facts are a JSON object that holds under `sha256` the checksum of everything else in it, and says that it does.
 They may hold the checksums of other files in turn, so one sealed file vouches for a whole folder.

@@ -1,4 +1,4 @@
-"""Tensors in safetensors files: written whole, the same bytes for the same content, and read with checks (floor 2)."""
+"""Tensors in safetensors files: written whole, the same bytes for the same content, and read with checks."""
 
 from __future__ import annotations
 

@@ -1,0 +1,1 @@
+"""Who computes F and its gradient, and how: the backends, and the choice between them."""

@@ -1,0 +1,1 @@
+"""The compiled CPU kernel: its build, its threads, and what it computes."""

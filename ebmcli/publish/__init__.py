@@ -1,0 +1,1 @@
+"""Models for others: cards, and the way to the Hugging Face Hub."""

@@ -1,0 +1,1 @@
+"""Learning: Algorithm 1, its optimisers and guard, and the run folder around it."""
