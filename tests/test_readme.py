@@ -1,4 +1,4 @@
-"""The README holds what it says: its commands are commands, its Python runs, its reference is current."""
+"""The pages hold what they say: their commands are commands, their Python runs, the page of commands is current."""
 
 from __future__ import annotations
 
@@ -7,24 +7,27 @@ import shlex
 from pathlib import Path
 
 import pytest
+from cli_reference import reference
 
 from ebmcli.cli import COMMANDS, load
-from ebmcli.cli.reference import BEGIN, insert, reference
 
-README = Path(__file__).resolve().parents[1] / "README.md"
-
-
-def text() -> str:
-    """The README."""
-    assert README.is_file(), "README.md is missing"
-    return README.read_text(encoding="utf-8")
+ROOT = Path(__file__).resolve().parents[1]
+README = ROOT / "README.md"
+PAGES = [README, ROOT / "CONTRIBUTING.md", ROOT / "SECURITY.md", *sorted((ROOT / "docs").glob("*.md"))]
+GENERATED = ROOT / "docs" / "cli.md"
 
 
-def fences() -> list[tuple[str, str]]:
-    """Language and content of every fenced block before the generated reference, in order."""
+def text(page: Path = README) -> str:
+    """A page."""
+    assert page.is_file(), f"{page.name} is missing"
+    return page.read_text(encoding="utf-8")
+
+
+def fences(page: Path = README) -> list[tuple[str, str]]:
+    """Language and content of every fenced block, in order."""
     found: list[tuple[str, str]] = []
     language: str | None = None
-    for line in text().partition(BEGIN)[0].splitlines():
+    for line in text(page).splitlines():
         if line.startswith("```"):
             if language is None:
                 language = line.removeprefix("```").strip()
@@ -41,12 +44,12 @@ def blocks(language: str) -> list[str]:
     return [content for name, content in fences() if name == language]
 
 
-def command_lines() -> list[str]:
+def command_lines(page: Path) -> list[str]:
     """Every `ebm …` in blocks of commands and in code within sentences, without comments and prompts."""
     lines = []
-    prose = re.sub(r"^```.*?^```", "", text().partition(BEGIN)[0], flags=re.MULTILINE | re.DOTALL)
+    prose = re.sub(r"^```.*?^```", "", text(page), flags=re.MULTILINE | re.DOTALL)
     spans = [" ".join(span.split()) for span in re.findall(r"`(ebm [^`]+)`", prose)]
-    shells = [content for name, content in fences() if name in ("", "bash", "console", "sh")]
+    shells = [content for name, content in fences(page) if name in ("", "bash", "console", "sh")]
     for block in [*shells, *spans]:
         for line in block.replace("\\\n", " ").splitlines():
             for part in re.split(r"&&|\|\||[;|]", line.removeprefix("$ ")):
@@ -78,7 +81,7 @@ def test_the_python_block_runs(python, tmp_path: Path) -> None:
 
 def test_commands_and_options_exist() -> None:
     """Every command line names a command of ours and options that it has."""
-    lines = command_lines()
+    lines = [line for page in PAGES if page != GENERATED for line in command_lines(page)]
     assert lines
     for line in lines:
         words = shlex.split(line)[1:]
@@ -101,14 +104,32 @@ def test_help_of_every_command(name: str, run_cli) -> None:
     assert run_cli(name, "--help", check=0).stdout.startswith(f"Usage: ebm {name}")
 
 
-def test_the_command_reference_is_current() -> None:
-    """Between the markers stands what `python -m ebmcli.cli.reference --write README.md` puts there."""
-    assert insert(text(), reference()) == text()
+def test_the_page_of_commands_is_current() -> None:
+    """`make docs` would write what is there."""
+    assert text(GENERATED) == reference()
 
 
-def test_pictures_and_files_it_links_to_are_there() -> None:
+def test_the_page_of_commands_says_what_help_says(run_cli) -> None:
+    """Every word of `ebm COMMAND --help`, options and their texts, stands on the page, brackets and all."""
+    page = " ".join(text(GENERATED).split())
+    for name in ("train", "compare", "runs", "push", "pull"):
+        shown = run_cli(name, "--help", check=0, env={"COLUMNS": "1000"}).stdout
+        for line in shown.partition("Options:")[2].splitlines():
+            words = re.split(r"\s{2,}", line.strip(), maxsplit=1)
+            if len(words) == 2 and not line.strip().startswith("-h"):
+                sentence = " ".join(words[1].partition("[default")[0].split())
+                assert sentence in page, f"{name}: {sentence}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_pictures_and_files_it_links_to_are_there(page: Path) -> None:
     """No link to a file of the repository is dead."""
-    links = re.findall(r"\]\(([^)#\s]+)[^)]*\)|src=\"([^\"]+)\"", text())
+    links = re.findall(r"\]\(([^)#\s]+)[^)]*\)|src=\"([^\"]+)\"", text(page))
     local = [link for pair in links for link in pair if link and "://" not in link and not link.startswith("mailto:")]
-    missing = [link for link in local if not (README.parent / link).exists()]
+    missing = [link for link in local if not (page.parent / link).exists()]
     assert not missing
+
+
+def test_the_readme_is_short() -> None:
+    """It is read in one go: the rest has pages of its own."""
+    assert len(text().splitlines()) < 200

@@ -23,9 +23,9 @@ from ebmcli.errors import EBMError
 from ebmcli.networks import Shape, build
 from ebmcli.potential import Potential
 from ebmcli.random.streams import Purpose, Stream
+from ebmcli.recipe.sections import MCMCSettings, OptimizerSettings, TrainSettings
 from ebmcli.sampler import Langevin, run
-from ebmcli.training.optimizers import OptimizerSettings
-from ebmcli.training.trainer import MCMCSettings, Trainer, TrainSettings
+from ebmcli.training.trainer import Trainer
 
 ROUND_SECONDS = 0.25
 """Each candidate takes at least so long in a round, if a round has several steps of it at all."""
@@ -270,9 +270,9 @@ def trainer(potential: Potential, case: Case, steps: int) -> Trainer:
     return Trainer(
         copy.deepcopy(potential),
         _Fixed(case.shape, case.chains),
-        MCMCSettings(steps=steps, step_size=case.step_size),
-        OptimizerSettings(),
-        TrainSettings(case.chains, case.chains),
+        MCMCSettings(init="uniform", steps=steps, step_size=case.step_size),
+        OptimizerSettings(name="adam", learning_rate=1e-4),
+        TrainSettings(updates=1, positives=case.chains, negatives=case.chains),
     )
 
 

@@ -24,19 +24,19 @@ def between(
 ) -> None:
     """Write the ways between two pictures as a picture, their energies as curves, and the lowest way as a film."""
     from ebmcli import media
-    from ebmcli.cli.map import HEAT, label
     from ebmcli.landscape import ways
     from ebmcli.landscape.barriers import BETWEEN
     from ebmcli.landscape.film import frames
     from ebmcli.landscape.subject import picture
     from ebmcli.media import refuse_foreign
     from ebmcli.media.video import save_video
+    from ebmcli.models.lookup import label
 
     target = _target(out, f"{label(subject.name)}-{one.stem}-{two.stem}.png", force)
     film = target.with_suffix(".mp4")
     refuse_foreign(film, force)
     first, second = picture(subject, one), picture(subject, two)
-    temperature = settings.temperature or HEAT * subject.potential.temperature
+    temperature = settings.temperature or ways.HEAT * subject.potential.temperature
     with _patience(output, "looking for a way"):
         found = ways.between(subject.potential, first, second, settings, temperature)
     rows, names = [found.path], ["lowest path"]
@@ -82,9 +82,9 @@ def recall(
 ) -> None:
     """Write a picture's relaxation as a strip, the state it ends in, and the energy on the way."""
     from ebmcli import media
-    from ebmcli.cli.map import HEAT, label
     from ebmcli.landscape.subject import picture
-    from ebmcli.landscape.ways import relax
+    from ebmcli.landscape.ways import HEAT, relax
+    from ebmcli.models.lookup import label
 
     target = _target(out, f"{label(subject.name)}-recall-{damaged.stem}.png", force)
     x = picture(subject, damaged)

@@ -26,8 +26,6 @@ STAGES = {
     "barriers": ("barriers", "pairs"),
     "paths": ("paths", "iterations"),
 }
-HEAT = 0.05
-"""T of --from and --recall, times the model's."""
 
 
 def map_(
@@ -173,6 +171,7 @@ def _begin(
     from ebmcli.landscape.report import UNFINISHED
     from ebmcli.landscape.store import Folder
     from ebmcli.landscape.subject import first_states
+    from ebmcli.models.lookup import label
     from ebmcli.storage.files import write_whole
     from ebmcli.storage.seals import dumps
 
@@ -257,6 +256,7 @@ def _make(
     from ebmcli._version import __version__
     from ebmcli.landscape.mapping import chart
     from ebmcli.landscape.report import save
+    from ebmcli.models.lookup import label
 
     output.say(f"{subject.name}: {len(first)} states from {where}, seed {settings.seed}: {folder}")
     try:
@@ -312,15 +312,6 @@ def _tell(landscape: Landscape, folder: Path, output: Output) -> None:
             "at_rest": landscape.at_rest,
         }
     )
-
-
-def label(name: str) -> str:
-    """What files made from a model are called, where the user does not say."""
-    path = Path(name)
-    if not path.exists():
-        return path.name
-    path = path.resolve()
-    return path.name if path.is_dir() else path.parent.name if path.name == "model.safetensors" else path.stem
 
 
 def _absolute(name: str | None) -> str | None:

@@ -16,6 +16,8 @@ from ebmcli.landscape.travel import Travel
 from ebmcli.random.streams import Purpose, Stream
 from ebmcli.sampler import Langevin, Target, run
 
+HEAT = 0.05
+"""T of travel between two pictures and of recall, over the model's T, where none is given."""
 FRAMES = 12
 """States of a relaxation that are kept, the first and the last among them."""
 

@@ -85,7 +85,7 @@ class PotentialSettings(_Section):
     )
 
 
-class McmcSettings(_Section):
+class MCMCSettings(_Section):
     """The chains that give the negative samples: x' = x − (ε²/2)·∇U(x)/T + τ·ε·z (Eq. 9)."""
 
     init: Literal["uniform", "gaussian", "data", "persistent"] = Field(
@@ -156,13 +156,33 @@ class Stage(_Section):
 class Phase(NamedTuple):
     """One stretch of learning with every value of the optimiser filled in."""
 
-    from_update: int
     name: Literal["adam", "sgd"]
     learning_rate: float
-    decay: float
-    minimum: float
-    betas: tuple[float, float]
-    momentum: float
+    decay: float = 1.0
+    minimum: float = 0.0
+    betas: tuple[float, float] = (0.9, 0.999)
+    momentum: float = 0.0
+    from_update: int = 1
+
+
+class Schedule(NamedTuple):
+    """The learning rate of every update."""
+
+    phases: tuple[Phase, ...]
+    """In order; the first begins at update 1."""
+    warmup: int = 0
+    """Updates over which the rate rises linearly from 0."""
+
+    def phase(self, update: int) -> Phase:
+        """The phase that makes this update (counted from 1)."""
+        begun = [p for p in self.phases if p.from_update <= update]
+        return begun[-1] if begun else self.phases[0]
+
+    def rate(self, update: int) -> float:
+        """γ (Adam) or γ0 (SGD) of this update."""
+        phase = self.phase(update)
+        rate = max(phase.learning_rate * phase.decay ** (update - phase.from_update), phase.minimum)
+        return rate * min(1.0, update / self.warmup) if self.warmup else rate
 
 
 class OptimizerSettings(_Section):
@@ -192,11 +212,12 @@ class OptimizerSettings(_Section):
         default=(), description="Later stages, in order, as [[optimizer.stages]] tables."
     )
 
-    def phases(self) -> tuple[Phase, ...]:
+    def schedule(self) -> Schedule:
         """The settings from update 1 on, then those of each stage, with what a stage leaves out filled in."""
         base = self.model_dump(exclude={"stages"})
         stages = [stage.model_dump() for stage in self.stages]
-        return tuple(Phase(**{key: phase[key] for key in Phase._fields}) for phase in checks.fill_stages(base, stages))
+        phases = (Phase(**{key: p[key] for key in Phase._fields}) for p in checks.fill_stages(base, stages))
+        return Schedule(tuple(phases), self.warmup)
 
 
 class GuardSettings(_Section):
@@ -257,7 +278,7 @@ class Recipe(_Section):
     recipe: About
     data: DataSettings
     potential: PotentialSettings
-    mcmc: McmcSettings
+    mcmc: MCMCSettings
     train: TrainSettings
     optimizer: OptimizerSettings
     guard: GuardSettings = Field(default_factory=GuardSettings)

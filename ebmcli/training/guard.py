@@ -8,13 +8,13 @@ weights have been spoilt for long, so the guard keeps two states, and goes back 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
 from ebmcli.errors import DivergedError
+from ebmcli.recipe.sections import GuardSettings
 
 MEMORY = 0.98
 """Decay per update of the running averages that a sudden change is seen against."""
@@ -47,26 +47,6 @@ class Seen(Protocol):
     def largest_pixel(self) -> float:
         """max |x⁻|."""
         ...
-
-
-@dataclass(frozen=True)
-class GuardSettings:
-    """When learning goes back, and how carefully it then goes on.
-
-    Args:
-        retries: failures after which learning ends; each adds one to a count that a long good stretch clears.
-        every: updates between two states that are kept.
-        factor: how far beyond its running average r, |d| or max |x| is an explosion; and r beyond what the
-            path can need.
-        slowdown: factor on the learning rate for each failure counted.
-        cooldown: updates for which the rate stays lowered; ten times as many without failure clear the count.
-    """
-
-    retries: int = 5
-    every: int = 50
-    factor: float = 20.0
-    slowdown: float = 0.5
-    cooldown: int = 200
 
 
 class Snapshot(NamedTuple):

@@ -91,7 +91,7 @@ def _informative_start(r: Recipe, sd: float | None) -> Iterator[Concern]:
 
 
 def _ends_with_adam(r: Recipe, sd: float | None) -> Iterator[Concern]:
-    last = [p for p in r.optimizer.phases() if p.from_update <= r.train.updates][-1]
+    last = [p for p in r.optimizer.schedule().phases if p.from_update <= r.train.updates][-1]
     if _convergent(r) and last.name == "adam":
         yield Concern(
             "optimizer.name",

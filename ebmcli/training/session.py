@@ -24,10 +24,8 @@ from ebmcli.sampler import Langevin, run
 from ebmcli.sampler.starts import noise_start
 from ebmcli.storage.tensors import read_tensors
 from ebmcli.training.bank import Data
-from ebmcli.training.guard import GuardSettings
-from ebmcli.training.optimizers import OptimizerSettings, Phase
 from ebmcli.training.run_folder import Run, Saved
-from ebmcli.training.trainer import MCMCSettings, Trainer, TrainSettings, UpdateRecord
+from ebmcli.training.trainer import Trainer, UpdateRecord
 
 if TYPE_CHECKING:
     from ebmcli.recipe import Recipe
@@ -70,35 +68,8 @@ def build_potential(recipe: Recipe, device: torch.device, backend: str = "auto",
 
 def build_trainer(recipe: Recipe, potential: Potential, data: Data) -> Trainer:
     """Algorithm 1 as the recipe says."""
-    mcmc, train, optimizer = recipe.mcmc, recipe.train, recipe.optimizer
-    return Trainer(
-        potential,
-        data,
-        MCMCSettings(
-            init=mcmc.init,
-            init_scale=mcmc.init_scale,
-            steps=mcmc.steps,
-            step_size=mcmc.step_size,
-            noise=mcmc.noise,
-            temperature=mcmc.temperature,
-            bank_size=mcmc.bank_size or 0,
-            bank_init=mcmc.bank_init,
-            rejuvenation=mcmc.rejuvenation,
-        ),
-        OptimizerSettings(
-            tuple(Phase(**phase._asdict()) for phase in optimizer.phases()),
-            optimizer.warmup,
-            optimizer.gradient_clip,
-        ),
-        TrainSettings(
-            positives=train.positives,
-            negatives=train.negatives,
-            seed=train.seed,
-            data_noise=recipe.data.noise_std,
-            ema=train.ema,
-            guard=GuardSettings(**recipe.guard.model_dump()) if recipe.guard.retries else None,
-        ),
-    )
+    r = recipe
+    return Trainer(potential, data, r.mcmc, r.optimizer, r.train, r.guard, r.data.noise_std)
 
 
 def _learned_with(recipe: Recipe) -> dict[str, Any]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -15,63 +14,17 @@ from ebmcli.engine.precision import computing
 from ebmcli.errors import DivergedError, EBMError
 from ebmcli.potential import Potential
 from ebmcli.random.streams import Purpose, Stream
+from ebmcli.recipe.sections import GuardSettings, MCMCSettings, OptimizerSettings, TrainSettings
 from ebmcli.sampler import Langevin, Path, run
 from ebmcli.sampler.starts import noise_start
 from ebmcli.training.bank import Bank, Data
-from ebmcli.training.guard import Guard, GuardSettings
-from ebmcli.training.optimizers import Optimizer, OptimizerSettings
+from ebmcli.training.guard import Guard
+from ebmcli.training.optimizers import Optimizer
 
 LARGEST_PIXEL = 100.0
 """A negative sample beyond this (in units of the data's range) has left for good."""
 
 HINT = "lower the learning rate, take more MCMC steps, or set optimizer.gradient_clip"
-
-
-@dataclass(frozen=True)
-class MCMCSettings:
-    """How negative samples are made (Algorithm 1, lines 1 and 2).
-
-    Args:
-        init: `uniform`, `gaussian` (noise), `data` (contrastive divergence) or `persistent`.
-        init_scale: half-width of the uniform noise, sd of the gaussian.
-        steps: L.
-        step_size: ε, pixel units.
-        noise: τ.
-        temperature: T.
-        bank_size: persistent chains kept.
-        bank_init: where they start: `uniform`, `gaussian` or `data`.
-        rejuvenation: probability with which a drawn persistent chain starts anew.
-    """
-
-    init: str = "uniform"
-    init_scale: float = 1.0
-    steps: int = 100
-    step_size: float = 0.01
-    noise: float = 1.0
-    temperature: float = 1.0
-    bank_size: int = 10_000
-    bank_init: str = "uniform"
-    rejuvenation: float = 0.0
-
-
-@dataclass(frozen=True)
-class TrainSettings:
-    """What is left of Algorithm 1.
-
-    Args:
-        positives, negatives: n and m.
-        seed: of every random number.
-        data_noise: ε_data: sd of the noise added to positives, drawn anew at each use.
-        ema: decay of the weights' moving average; 0 is off.
-        guard: when to go back to an earlier state; None ends learning at the first value out of bounds.
-    """
-
-    positives: int = 100
-    negatives: int = 100
-    seed: int = 0
-    data_noise: float = 0.0
-    ema: float = 0.0
-    guard: GuardSettings | None = None
 
 
 class UpdateRecord(NamedTuple):
@@ -109,6 +62,9 @@ class Trainer:
     Args:
         potential: whose weights are changed in place.
         data: positives.
+        mcmc, optimizer, train, guard: sections of a recipe. Without a guard, or with no retries, learning ends at
+            the first value out of bounds.
+        data_noise: ε_data, pixel units: standard deviation of the noise added to positives, drawn anew at each use.
 
     Raises:
         EBMError: images of another shape than the potential's, or fewer chains in the bank than negatives.
@@ -120,29 +76,33 @@ class Trainer:
         data: Data,
         mcmc: MCMCSettings,
         optimizer: OptimizerSettings,
-        settings: TrainSettings,
+        train: TrainSettings,
+        guard: GuardSettings | None = None,
+        data_noise: float = 0.0,
     ) -> None:
         if tuple(data.shape) != tuple(potential.shape):
             raise EBMError(
                 f"the data's images are {tuple(data.shape)}, the potential's {tuple(potential.shape)}",
                 "(channels, height, width) must agree",
             )
-        if mcmc.init == "persistent" and settings.negatives > mcmc.bank_size:
+        self.bank_size = mcmc.bank_size or 0
+        if mcmc.init == "persistent" and train.negatives > self.bank_size:
             raise EBMError(
-                f"an update takes {settings.negatives} negatives from a bank of {mcmc.bank_size} chains",
+                f"an update takes {train.negatives} negatives from a bank of {self.bank_size} chains",
                 "raise mcmc.bank_size or lower train.negatives",
             )
         self.potential = potential
         self.data = data
         self.mcmc = mcmc
-        self.settings = settings
+        self.train = train
+        self.data_noise = data_noise
         self.parameters = [p for p in potential.parameters() if p.requires_grad]
         self.optimizer = Optimizer(self.parameters, optimizer, potential.energy_scale)
         self.kernel = Langevin(potential, mcmc.step_size, mcmc.noise, mcmc.temperature)
         self.update = 0
-        self.average = [p.detach().clone() for p in self.parameters] if settings.ema else []
+        self.average = [p.detach().clone() for p in self.parameters] if train.ema else []
         reach = mcmc.noise * mcmc.step_size * math.sqrt(math.prod(potential.shape))
-        self.guard = Guard(settings.guard, mcmc.steps, reach) if settings.guard else None
+        self.guard = Guard(guard, mcmc.steps, reach) if guard is not None and guard.retries else None
         self.bank = self._new_bank() if mcmc.init == "persistent" else None
         self.negatives = torch.empty(0, *potential.shape)
 
@@ -151,15 +111,16 @@ class Trainer:
         """Where the weights are."""
         return self.parameters[0].device
 
-    def updates(self, until: int) -> Iterator[UpdateRecord]:
-        """Make updates until `until` are done in all; a record each.
+    def updates(self, until: int | None = None) -> Iterator[UpdateRecord]:
+        """Make updates until `until` are done in all (`train.updates` if left out); a record each.
 
         Raises:
             DivergedError: a value is not finite or out of all bounds. Weights, optimiser and bank
                 are then those of the last update that was sound; with a guard, which had to give up, they
                 are those it went back to, and `update` is the one that failed.
         """
-        while self.update < until:
+        last = self.train.updates if until is None else until
+        while self.update < last:
             yield self._update() if self.guard is None else self._guarded(self.guard)
 
     def _guarded(self, guard: Guard) -> UpdateRecord:
@@ -233,21 +194,21 @@ class Trainer:
     def _stream(self, purpose: Purpose, update: int) -> Stream:
         # After a failure with other numbers: it may have been the batch.
         failures = self.guard.failures if self.guard else 0
-        return Stream(self.settings.seed, purpose, update + (failures << 40))
+        return Stream(self.train.seed, purpose, update + (failures << 40))
 
     def _positives(self, update: int) -> Tensor:
-        n = self.settings.positives
+        n = self.train.positives
         x = self.data.draw(n, self._stream(Purpose.DATA, update).generator())
         return self._with_data_noise(x, self._stream(Purpose.DATA_NOISE, update))
 
     def _with_data_noise(self, x: Tensor, stream: Stream) -> Tensor:
-        if self.settings.data_noise:
+        if self.data_noise:
             z = stream.normal(torch.arange(len(x)), 0, self.potential.shape)
-            x = x + self.settings.data_noise * z
+            x = x + self.data_noise * z
         return x.to(self.device)
 
     def _new_bank(self) -> Bank:
-        slots = torch.arange(self.mcmc.bank_size)
+        slots = torch.arange(self.bank_size)
         stream = self._stream(Purpose.BANK_START, 0)
         return Bank(self._start(self.mcmc.bank_init, stream, slots).cpu())
 
@@ -261,7 +222,7 @@ class Trainer:
 
     def _initial(self, update: int) -> tuple[Tensor, Tensor]:
         """Initial states [m c h w] and whose random numbers they use (bank slots, or 0 … m−1)."""
-        m = self.settings.negatives
+        m = self.train.negatives
         stream = self._stream(Purpose.START, update)
         if self.bank is None:
             chains = torch.arange(m)
@@ -307,7 +268,7 @@ class Trainer:
 
         rate = self.optimizer.step(update, self.guard.slowdown(update) if self.guard else 1.0)
         with torch.no_grad():
-            decay = min(self.settings.ema, (1 + update) / (10 + update))
+            decay = min(self.train.ema, (1 + update) / (10 + update))
             for mean, p in zip(self.average, self.parameters, strict=False):
                 mean.lerp_(p, 1 - decay)
         if self.bank is not None:

@@ -18,8 +18,7 @@ import torch
 from ebmcli import __version__, cli
 from ebmcli.cli.options import check_device
 from ebmcli.cli.output import Output, plain, result_json
-from ebmcli.cli.reference import BEGIN, END, insert
-from ebmcli.errors import EBMError, Exit
+from ebmcli.errors import Exit
 
 HEAVY = ("torch", "numpy", "PIL", "huggingface_hub", "safetensors", "rich.progress")
 
@@ -322,13 +321,3 @@ with out.progress("learning", total=20, unit="updates") as bar:
     assert "updates/s" in text
     assert "d 0.25 r 1.5" in text
     assert "saved [update 9]" in text
-
-
-def test_reference_goes_between_its_markers() -> None:
-    """The rest of the file stays; inserting twice changes nothing; missing markers are said."""
-    text = f"# a\n\n{BEGIN}\nold\n{END}\n\nlast\n"
-    made = insert(text, "new\n")
-    assert made == f"# a\n\n{BEGIN}\n\nnew\n\n{END}\n\nlast\n"
-    assert insert(made, "new\n") == made
-    with pytest.raises(EBMError, match="markers"):
-        insert("# a\n", "new\n")

@@ -210,10 +210,10 @@ def test_phases_fill_in_what_a_stage_leaves_out() -> None:
     momentum = 0.5
     """
     recipe = recipes.loads(GOOD + stages)
-    first, second, third = recipe.optimizer.phases()
+    first, second, third = recipe.optimizer.schedule().phases
     assert (first.from_update, first.name, first.learning_rate, first.decay) == (1, "adam", 3e-4, 0.999)
     assert (second.from_update, second.name, second.learning_rate, second.decay) == (100, "adam", 1e-4, 0.999)
-    assert third == (300, "sgd", 0.02, 0.9995, 5e-4, (0.9, 0.999), 0.5)
+    assert third == ("sgd", 0.02, 0.9995, 5e-4, (0.9, 0.999), 0.5, 300)
     assert recipes.loads(recipe.dumps()) == recipe
 
 

@@ -15,8 +15,8 @@ from torch import Tensor
 
 from ebmcli.errors import DivergedError
 from ebmcli.models import checkpoint
-from ebmcli.training.guard import Guard, GuardSettings
-from ebmcli.training.optimizers import Phase
+from ebmcli.recipe.sections import GuardSettings, Phase
+from ebmcli.training.guard import Guard
 from ebmcli.training.run_folder import Run
 from ebmcli.training.trainer import Trainer, UpdateRecord
 

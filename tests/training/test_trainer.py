@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import dataclasses
 import math
 from collections.abc import Callable
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from pydantic import ValidationError
 from torch import Tensor, nn
 
 from ebmcli.errors import DivergedError, EBMError, Exit
@@ -18,8 +18,8 @@ from ebmcli.native import stack as native
 from ebmcli.networks import Shape, build
 from ebmcli.potential import Potential
 from ebmcli.random.streams import Purpose, Stream
-from ebmcli.training.optimizers import OptimizerSettings, Phase
-from ebmcli.training.trainer import MCMCSettings, Trainer, TrainSettings, UpdateRecord
+from ebmcli.recipe.sections import GuardSettings, MCMCSettings, OptimizerSettings, Phase, Stage, TrainSettings
+from ebmcli.training.trainer import Trainer, UpdateRecord
 
 needs_kernel = pytest.mark.skipif(not native.available(), reason=native.why_not())
 BACKENDS = [pytest.param("native", marks=needs_kernel), "generic"]
@@ -44,6 +44,8 @@ def trainer(
     network: nn.Module | None = None,
     weights_seed: int = 0,
     mcmc: dict[str, Any] | None = None,
+    guard: GuardSettings | None = None,
+    data_noise: float = 0.05,
     **settings: Any,
 ) -> Trainer:
     """A small one: 8×8 images, 6 positives, 5 negatives, 4 steps."""
@@ -52,10 +54,19 @@ def trainer(
     return Trainer(
         potential,
         Images(),
-        MCMCSettings(**{"steps": 4, "step_size": EPSILON, "bank_size": 12, **(mcmc or {})}),
-        OptimizerSettings(phases or (Phase("adam", 0.01),)),
-        TrainSettings(**{"positives": 6, "negatives": 5, "seed": 3, "data_noise": 0.05, **settings}),
+        # Copied unchecked: some tests take no step at all, which no recipe may.
+        MCMCSettings(init="uniform", steps=4, step_size=EPSILON, bank_size=12).model_copy(update=mcmc),
+        optimizer_of(*(phases or (Phase("adam", 0.01),))),
+        TrainSettings(**{"updates": 1000, "positives": 6, "negatives": 5, "seed": 3, **settings}),
+        guard,
+        data_noise,
     )
+
+
+def optimizer_of(first: Phase, *later: Phase) -> OptimizerSettings:
+    """The section of a recipe that says these phases."""
+    own = {key: value for key, value in first._asdict().items() if key != "from_update"}
+    return OptimizerSettings(**own, stages=tuple(Stage(**phase._asdict()) for phase in later))
 
 
 def learn(t: Trainer, until: int) -> list[UpdateRecord]:
@@ -86,11 +97,11 @@ def nearest(x: Tensor) -> Tensor:
 
 def plain_update(network: nn.Module, t: Trainer, update: int) -> tuple[Tensor, list[Tensor], dict[str, float]]:
     """Algorithm 1 for uniform noise in float64: negatives, gradients of mean U(x⁺) − mean U(x⁻), and measurements."""
-    s, m, shape = t.settings, t.mcmc, SHAPE
+    s, m, shape = t.train, t.mcmc, SHAPE
     energy = lambda x: 2 / EPSILON**2 * network(x).flatten()  # noqa: E731
     data = t.data.draw(s.positives, Stream(s.seed, Purpose.DATA, update).generator())
     noise = Stream(s.seed, Purpose.DATA_NOISE, update).normal(torch.arange(s.positives), 0, shape)
-    positives = (data + s.data_noise * noise).double()
+    positives = (data + t.data_noise * noise).double()
     chains = torch.arange(s.negatives)
     x = start = 2 * Stream(s.seed, Purpose.START, update).uniform(chains, 0, shape).double() - 1
     slopes, lengths = [], []
@@ -290,7 +301,7 @@ def test_shapes_must_agree() -> None:
     """Data of another size than the potential's is named."""
     t = trainer()
     with pytest.raises(EBMError, match=r"data's images are \(3, 8, 8\), the potential's \(1, 8, 8\)"):
-        Trainer(t.potential, Images((3, 8, 8)), t.mcmc, t.optimizer.settings, t.settings)
+        Trainer(t.potential, Images((3, 8, 8)), t.mcmc, optimizer_of(Phase("adam", 0.01)), t.train)
 
 
 def test_more_negatives_than_the_bank_holds_are_refused() -> None:
@@ -442,7 +453,7 @@ def test_a_loss_that_is_not_finite_is_caught() -> None:
 
 def test_settings_are_values() -> None:
     """Frozen, so that a run's settings are those that it began with."""
-    for settings in (MCMCSettings(), TrainSettings(), OptimizerSettings(), Phase()):
-        field = dataclasses.fields(settings)[0].name
-        with pytest.raises(dataclasses.FrozenInstanceError):
-            setattr(settings, field, None)
+    t = trainer()
+    for settings in (t.mcmc, t.train, optimizer_of(Phase("adam", 0.01)), GuardSettings()):
+        with pytest.raises(ValidationError, match="frozen"):
+            setattr(settings, next(iter(type(settings).model_fields)), None)

@@ -1,8 +1,8 @@
-"""The command reference in Markdown, made from the commands themselves.
+"""Every command with its options on one page, in Markdown, made from the commands themselves.
 
-`python -m ebmcli.cli.reference` prints it; `--write README.md` puts it between the two markers there, and
-`--check README.md` exits 1 where it is out of date. It reads parameters, not Typer's help text, so it
-hardly depends on Typer's version.
+`python tools/cli_reference.py` prints it; `--write docs/cli.md` writes it, and `--check docs/cli.md` exits 1 where the
+file is out of date. It reads the commands' parameters, not Typer's help text, so it hardly depends on Typer's version;
+a test holds the page against what `--help` prints.
 """
 
 from __future__ import annotations
@@ -17,33 +17,20 @@ from typing import Any
 from ebmcli.cli import COMMANDS, build, load, report
 from ebmcli.errors import EBMError, Exit, UsageError
 
-BEGIN = "<!-- reference:begin -->"
-END = "<!-- reference:end -->"
+HEAD = """# Commands
+
+Every command with its options, as `--help` prints them. This page is made by `make docs`.
+"""
 WIDTH = 100
 
 
 def reference() -> str:
-    """The whole reference: the root's options, then every command, then every subcommand."""
-    lines = ["```text", *_entry("ebm", build()), "```", ""]
+    """The whole page: the root's options, then every command, then every subcommand."""
+    lines = [HEAD, "```text", *_entry("ebm", build()), "```", ""]
     for name in COMMANDS:
         for path, command in _walk(f"ebm {name}", load(name)):
-            lines += [f"#### `{path}`", "", "```text", *_entry(path, command), "```", ""]
+            lines += [f"## `{path}`", "", "```text", *_entry(path, command), "```", ""]
     return "\n".join(lines).rstrip() + "\n"
-
-
-def insert(text: str, made: str) -> str:
-    """`text` with `made` between the markers.
-
-    Raises:
-        EBMError: a marker is missing, or there are several.
-    """
-    if text.count(BEGIN) != 1 or text.count(END) != 1 or text.index(BEGIN) > text.index(END):
-        raise EBMError(
-            "the markers of the reference are not there once each",
-            f"put {BEGIN} and {END} on lines of their own",
-        )
-    before, rest = text.split(BEGIN)
-    return f"{before}{BEGIN}\n\n{made}\n{END}{rest.split(END)[1]}"
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -52,21 +39,17 @@ def main(arguments: Sequence[str]) -> int:
         print(reference(), end="")
         return int(Exit.DONE)
     if len(arguments) != 2 or arguments[0] not in ("--write", "--check"):
-        raise UsageError(
-            "expected nothing, --write FILE or --check FILE",
-            "python -m ebmcli.cli.reference --write README.md",
-        )
+        raise UsageError("expected nothing, --write FILE or --check FILE", "make docs writes docs/cli.md")
     path = Path(arguments[1])
-    if not path.is_file():
-        raise EBMError(f"no such file: {path}")
-    text = path.read_text(encoding="utf-8")
-    made = insert(text, reference())
+    made = reference()
     if arguments[0] == "--write":
         path.write_text(made, encoding="utf-8")
-    elif made != text:
+        return int(Exit.DONE)
+    text = path.read_text(encoding="utf-8") if path.is_file() else ""
+    if made != text:
         raise EBMError(
-            f"the command reference in {path} is out of date",
-            f"python -m ebmcli.cli.reference --write {path}",
+            f"{path} is out of date",
+            "make docs writes it anew",
             details=_difference(text, made),
         )
     return int(Exit.DONE)
