@@ -364,8 +364,8 @@ def test_the_state_before_is_taken(done: Path, tmp_path: Path) -> None:
     words = ("longrun", SHORTRUN, "--kernel", "mala", "--warmup", 30, "--step-size", 0.01, "--out", "a", *FEW)
     assert ebm(*words, cwd=tmp_path, EBM_CRASH_AT="state-16").code == -signal.SIGKILL
     path = tmp_path / "a" / "state.safetensors"
-    content = path.read_bytes()
-    path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
     ran = ebm("longrun", "--resume", "a", cwd=tmp_path, check=0)
     assert "goes on after step" in ran.stderr
     assert "after step 0" not in ran.stderr
