@@ -22,25 +22,23 @@ import time
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple, NotRequired
+from typing import Any
 
 import torch
-from pydantic import ConfigDict, Field
 from torch import Tensor
-from typing_extensions import TypedDict
 
 from ebmcli import media
 from ebmcli.errors import EBMError
 from ebmcli.evaluation import Record, Walk, WalkSettings
+from ebmcli.longrun.standing import Facts, Standing, image_finding, read_standing
 from ebmcli.random.streams import Purpose, Stream
 from ebmcli.storage import disk
 from ebmcli.storage.disk import crash_point
 from ebmcli.storage.files import append, rename, sweep, sync, write_whole, writing
 from ebmcli.storage.locks import LOCK, hold
-from ebmcli.storage.reading import parse_json, read_lines
+from ebmcli.storage.reading import read_lines
 from ebmcli.storage.seals import NONE, Finding, Soundness, dumps, read_sealed, sum_of, sum_of_file
-from ebmcli.storage.tensors import not_finite, pack_sealed
-from ebmcli.storage.tensors import read_sealed as read_sealed_tensors
+from ebmcli.storage.tensors import pack_sealed
 
 FACTS = "longrun.json"
 STATE = "state.safetensors"
@@ -52,60 +50,6 @@ SAVE_EVERY = 20.0
 """Seconds between two states on the disk; what is lost by a kill is made again, the same."""
 
 log = logging.getLogger("ebmcli.longrun")
-
-
-class Settings(TypedDict):
-    """`WalkSettings` within bounds, as longrun.json has them."""
-
-    start: str
-    steps: Annotated[int, Field(ge=1, le=10**12)]
-    step_size: Annotated[float, Field(gt=0, allow_inf_nan=False)]
-    against: NotRequired[str | None]
-    chains: NotRequired[Annotated[int, Field(ge=1, le=10**6)]]
-    others: NotRequired[Annotated[int, Field(ge=0, le=10**6)]]
-    kernel: NotRequired[Literal["langevin", "mala", "hmc", "underdamped"]]
-    adjust: NotRequired[bool]
-    warmup: NotRequired[Annotated[int, Field(ge=0, le=10**9)]]
-    n_leapfrog: NotRequired[Annotated[int, Field(ge=1, le=10**6)] | None]
-    persistence: NotRequired[Annotated[float, Field(ge=0, lt=1)] | None]
-    temperature: NotRequired[Annotated[float, Field(gt=0, allow_inf_nan=False)]]
-    seed: NotRequired[Annotated[int, Field(ge=0, lt=1 << 63)]]
-    moments: NotRequired[Annotated[int, Field(ge=1, le=10**6)]]
-    spacing: NotRequired[Literal["log", "linear"]]
-    compared: NotRequired[Annotated[int, Field(ge=2, le=10**7)]]
-    data: NotRequired[str | None]
-
-
-class Facts(TypedDict):
-    """longrun.json."""
-
-    __pydantic_config__ = ConfigDict(extra="allow")  # type: ignore[misc]
-
-    model: str
-    model_name: str
-    model_sha256: str
-    updates: Annotated[int, Field(ge=0)]
-    settings: Settings
-    step_size: Annotated[float, Field(gt=0, allow_inf_nan=False)]
-    threads: NotRequired[Annotated[int, Field(ge=1, le=4096)]]
-    device: NotRequired[str]
-    backend: NotRequired[str]
-    features: NotRequired[str | None]
-    data_path: NotRequired[str | None]
-    energy_scale: NotRequired[Annotated[float, Field(gt=0, allow_inf_nan=False)] | None]
-    judged: NotRequired[bool]
-
-
-class Standing(NamedTuple):
-    """A state on the disk that a long run may go on from."""
-
-    step: int
-    tensors: dict[str, Tensor]
-    metrics: tuple[int, str] | None
-    """bytes of the metrics so far and their checksum; None where they were not kept"""
-    images: dict[str, str]
-    """checksums of the files with images"""
-    state: Soundness
 
 
 class Folder:
@@ -268,7 +212,7 @@ class Folder:
             if not path.exists():
                 continue
             try:
-                found = self._standing(path)
+                found = read_standing(path)
             except EBMError as error:
                 log.warning(f"{error.message}; it is set aside")
                 continue
@@ -276,25 +220,6 @@ class Folder:
                 log.warning(f"{path} cannot be verified: written by an earlier version of ebm, without a checksum")
             return found
         return None
-
-    def _standing(self, path: Path) -> Standing:
-        tensors, said, state = read_sealed_tensors(path)
-        broken = not_finite(tensors)
-        if broken:
-            raise EBMError(f"{path} is damaged: {broken} is not finite")
-        try:
-            step = int(said["step"])
-            begun = {k: tensors[k] for k in ("x", "energy", "grad", "start")}
-        except (KeyError, ValueError) as error:
-            raise EBMError(f"{path} is no state of a long run", "was it replaced by another file?") from error
-        count = len(begun["x"]) if begun["x"].dim() == 4 else -1
-        shapes = {"x": begun["x"].shape, "grad": begun["x"].shape, "start": begun["x"].shape, "energy": (count,)}
-        wrong = [k for k, shape in shapes.items() if tuple(begun[k].shape) != tuple(shape)]
-        if wrong or step < 0 or count < 1:
-            raise EBMError(f"{path} is no state of a long run", "was it replaced by another file?")
-        size = parse_json(said["metrics"], tuple[int, str], f"the metrics in {path}") if "metrics" in said else None
-        images = parse_json(said.get("images", "{}"), dict[str, str], f"the images in {path}")
-        return Standing(step, tensors, size, images, state)
 
     def restore(self, walk: Walk) -> int:
         """Put a new walk where the kept state is, cut the metrics back to it; returns its step, 0 at the start.
@@ -351,7 +276,7 @@ class Folder:
         for path in (self.path / STATE, self.path / BEFORE):
             if path.exists():
                 try:
-                    found = self._standing(path)
+                    found = read_standing(path)
                 except EBMError as error:
                     yield Finding(path, Soundness.DAMAGED, error.message)
                     continue
@@ -360,7 +285,7 @@ class Folder:
         if (self.path / METRICS).exists():
             yield self._metrics_finding(standing)
         for _, path in self.images():
-            yield _image_finding(path, standing)
+            yield image_finding(path, standing)
 
     def _metrics_finding(self, standing: Standing | None) -> Finding:
         path = self.path / METRICS
@@ -381,7 +306,7 @@ class Folder:
         for path in (self.path / STATE, self.path / BEFORE):
             if path.exists():
                 try:
-                    self._standing(path)
+                    read_standing(path)
                 except EBMError:
                     rename(path, path.with_name(f"{path.name}.damaged"))
         for name, expected in (found.images if found is not None else {}).items():
@@ -420,19 +345,6 @@ class Folder:
                 f"the long run in {self.path} is not finished", f"go on with it: ebm longrun --resume {self.path}"
             )
         return read_sealed(path, dict[str, Any])
-
-
-def _image_finding(path: Path, standing: Standing | None) -> Finding:
-    expected = standing.images.get(path.name) if standing is not None else None
-    try:
-        media.read_images(path)
-    except EBMError as error:
-        return Finding(path, Soundness.DAMAGED, error.message)
-    if expected is None:
-        return Finding(path, Soundness.UNVERIFIABLE, NONE)
-    if sum_of_file(path) != expected:
-        return Finding(path, Soundness.DAMAGED, f"{path} is damaged: its checksum is not that of its content")
-    return Finding(path, Soundness.SOUND)
 
 
 def facts(model_name: str, walk: Walk, **more: Any) -> dict[str, Any]:
