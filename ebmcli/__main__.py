@@ -25,8 +25,8 @@ def main() -> None:
     heard = getsignal(SIGINT) is default_int_handler  # not so where the caller ignores Ctrl-C
     if heard:
         signal(SIGINT, _leave)
-    from ebmcli.cli import run
-    from ebmcli.cli.streams import secure
+    from ebmcli.cli._app import run
+    from ebmcli.cli._streams import secure
 
     secure()
     if heard:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from cli_reference import reference
 
-from ebmcli.cli import COMMANDS, load
+from ebmcli.cli._app import COMMANDS, load
 
 ROOT = Path(__file__).resolve().parents[1]
 README = ROOT / "README.md"

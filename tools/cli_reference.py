@@ -14,7 +14,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
-from ebmcli.cli import COMMANDS, build, load, report
+from ebmcli.cli._app import COMMANDS, build, load, report
 from ebmcli.errors import EBMError, Exit, UsageError
 
 HEAD = """# Commands

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ebmcli.cli.output import Output
+from ebmcli.cli._output import Output
 from ebmcli.errors import EBMError, UsageError
 
 if TYPE_CHECKING:

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ebmcli._version import __version__
-from ebmcli.cli import options
-from ebmcli.cli.output import Output
+from ebmcli.cli import _options as options
+from ebmcli.cli._output import Output
 from ebmcli.errors import EBMError, UsageError
 from ebmcli.native import cores
 from ebmcli.storage.paths import typed_path

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ebmcli.cli import options
-from ebmcli.cli.output import Output
+from ebmcli.cli import _options as options
+from ebmcli.cli._output import Output
 from ebmcli.errors import EBMError, UsageError
 
 if TYPE_CHECKING:
@@ -101,7 +101,7 @@ def fetch_set(
     quiet: options.Quiet = False,
 ) -> None:
     """Download a set and decode it, so that it is there at once and without network."""
-    from ebmcli.cli.fetching import fetch
+    from ebmcli.cli._fetching import fetch
     from ebmcli.data import bundled, remote
 
     output = Output(json=json, quiet=quiet)
@@ -138,7 +138,7 @@ def show(
 ) -> None:
     """Draw a grid of a set and say what it asks of a recipe: range, spread, distance from noise, step size."""
     from ebmcli import media
-    from ebmcli.cli.fetching import fetch
+    from ebmcli.cli._fetching import fetch
     from ebmcli.data.stats import describe, suggested_step
 
     output = Output(json=json, quiet=quiet)

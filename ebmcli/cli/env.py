@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from ebmcli._version import __version__
-from ebmcli.cli.options import Json
-from ebmcli.cli.output import Output
+from ebmcli.cli._options import Json
+from ebmcli.cli._output import Output
 from ebmcli.storage.private import cache_folder
 
 _PACKAGES = (

@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from ebmcli.cli import options
-from ebmcli.cli.output import Output
+from ebmcli.cli import _options as options
+from ebmcli.cli._output import Output
 
 
 def export(

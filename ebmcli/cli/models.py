@@ -6,8 +6,8 @@ from typing import Annotated, Any
 
 import typer
 
-from ebmcli.cli import options
-from ebmcli.cli.output import Output
+from ebmcli.cli import _options as options
+from ebmcli.cli._output import Output
 from ebmcli.errors import UsageError
 
 

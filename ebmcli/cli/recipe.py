@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from ebmcli import recipe as recipes
-from ebmcli.cli.output import Output
+from ebmcli.cli._output import Output
 from ebmcli.errors import UsageError
 from ebmcli.recipe.checks import shown
 from ebmcli.storage.files import write_whole

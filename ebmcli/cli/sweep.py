@@ -17,8 +17,8 @@ from typing import IO, TYPE_CHECKING, Annotated, NamedTuple
 import typer
 
 import ebmcli
-from ebmcli.cli import options
-from ebmcli.cli.output import Bar, Output
+from ebmcli.cli import _options as options
+from ebmcli.cli._output import Bar, Output
 from ebmcli.errors import EBMError, Exit
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 POLL = 0.2
 """Seconds between two looks at the runs under way."""
 _PLACE = str(Path(ebmcli.__file__).resolve().parents[1])
-_LEARNER = "import sys; sys.path.append(sys.argv.pop(1)); from ebmcli.cli.attended import main; main()"
+_LEARNER = "import sys; sys.path.append(sys.argv.pop(1)); from ebmcli.cli._attended import main; main()"
 """A learner's program. `python -m ebmcli` would put the present folder first on the path, and a file in it could then
 stand in for a module of Python's; -P puts none there, and this package's own place comes last."""
 

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ebmcli.cli import options
-from ebmcli.cli.output import Output
+from ebmcli.cli import _options as options
+from ebmcli.cli._output import Output
 from ebmcli.errors import DivergedError, EBMError, Exit, UsageError
 from ebmcli.native import cores
 from ebmcli.storage.paths import typed_path
@@ -123,7 +123,7 @@ def train(
 
 def _choose(source: str, device: str, keep: Path | None, overrides: list[str] | None, output: Output) -> Recipe:
     """A recipe for pictures that have none, shown, and kept in a file where that is asked for."""
-    from ebmcli.cli.fetching import fetch
+    from ebmcli.cli._fetching import fetch
     from ebmcli.data.listing import readable
     from ebmcli.data.survey import survey
     from ebmcli.engine import device as devices
@@ -217,7 +217,7 @@ def _prepare(settings: Recipe, run: Run | None, facts: dict[str, Any], trusted: 
     """
     import torch
 
-    from ebmcli.cli.fetching import fetch
+    from ebmcli.cli._fetching import fetch
     from ebmcli.data.training import ImageData, open_data
     from ebmcli.engine import device as devices
     from ebmcli.models.checkpoint import versions

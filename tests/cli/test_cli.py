@@ -15,9 +15,10 @@ import numpy as np
 import pytest
 import torch
 
-from ebmcli import __version__, cli
-from ebmcli.cli.options import check_device
-from ebmcli.cli.output import Output, plain, result_json
+from ebmcli import __version__
+from ebmcli.cli import _app as cli
+from ebmcli.cli._options import check_device
+from ebmcli.cli._output import Output, plain, result_json
 from ebmcli.errors import Exit
 
 HEAVY = ("torch", "numpy", "PIL", "huggingface_hub", "safetensors", "rich.progress")
@@ -30,7 +31,9 @@ def boom(tmp_path: Path, python):
     def run(body: str, *words: str, env: dict[str, str] | None = None):
         source = "from ebmcli.errors import *\nimport sys\ndef boom(times: int = 1) -> None:\n    'Fail.'\n"
         (tmp_path / "boom.py").write_text(source + textwrap.indent(textwrap.dedent(body), "    "))
-        code = "from ebmcli import cli; cli.COMMANDS['boom'] = cli.Command('Fail.', 'boom:boom'); cli.main()"
+        code = (
+            "from ebmcli.cli import _app as cli; cli.COMMANDS['boom'] = cli.Command('Fail.', 'boom:boom'); cli.main()"
+        )
         return python(
             "-c",
             code,
@@ -69,7 +72,8 @@ def test_help_imports_nothing_heavy(words: list[str], python) -> None:
     """Neither the root's help nor a command's own imports torch."""
     heavy = HEAVY if len(words) == 1 else ("torch",)
     code = (
-        f"import sys; from ebmcli import cli; code = cli.run();print([m for m in {heavy!r} if m in sys.modules], code)"
+        f"import sys; from ebmcli.cli._app import run; code = run(); "
+        f"print([m for m in {heavy!r} if m in sys.modules], code)"
     )
     ran = python("-c", code, *words, check=0)
     assert ran.stdout.splitlines()[-1] == f"[] {2 if words == ['smaple'] else 0}", ran.stderr
@@ -79,7 +83,7 @@ def test_recipe_list_does_not_import_torch(python) -> None:
     """Listing recipes is as light as help."""
     ran = python(
         "-c",
-        "import sys; from ebmcli import cli; assert cli.run() == 0; assert 'torch' not in sys.modules",
+        "import sys; from ebmcli.cli import _app as cli; assert cli.run() == 0; assert 'torch' not in sys.modules",
         "recipe",
         "list",
     )
@@ -174,7 +178,7 @@ def test_debug_shows_the_traceback(body: str, boom) -> None:
 def test_a_reader_that_leaves_is_no_error(tmp_path: Path) -> None:
     """`ebm … | head -1` is quiet."""
     (tmp_path / "boom.py").write_text("def boom() -> None:\n    for i in range(200000):\n        print(i)\n")
-    code = "from ebmcli import cli; cli.COMMANDS['boom'] = cli.Command('Print.', 'boom:boom'); cli.main()"
+    code = "from ebmcli.cli import _app as cli; cli.COMMANDS['boom'] = cli.Command('Print.', 'boom:boom'); cli.main()"
     env = {**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{cli_root()}"}
     process = subprocess.Popen(
         [sys.executable, "-c", code, "boom"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=env
@@ -289,7 +293,7 @@ def test_progress_on_a_terminal(python) -> None:
 
     code = """
 import time
-from ebmcli.cli.output import Output
+from ebmcli.cli._output import Output
 out = Output()
 with out.progress("learning", total=20, unit="updates") as bar:
     for i in range(12):

@@ -20,7 +20,7 @@ from typing import NamedTuple
 
 import pytest
 
-from ebmcli import cli
+from ebmcli.cli import _app as cli
 from ebmcli.data.bundled import at_hand
 from ebmcli.errors import ConsentError, EBMError
 from ebmcli.landscape.mapping import MapSettings

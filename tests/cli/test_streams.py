@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 import ebmcli
-from ebmcli import cli
-from ebmcli.cli.output import Output, result_json
+from ebmcli.cli import _app as cli
+from ebmcli.cli._output import Output, result_json
 from ebmcli.errors import EBMError, Exit, UsageError, of_memory, of_system
 from ebmcli.text import markdown, shortened, visible
 
@@ -231,7 +231,7 @@ sys.meta_path.insert(0, Interrupt())
 from ebmcli.__main__ import main
 main()
 """
-    for moment in ("typer", "ebmcli.cli", "pydantic"):
+    for moment in ("typer", "ebmcli.cli._app", "pydantic"):
         ran = python("-c", code.format(moment=moment), "recipe", "list")
         assert (ran.code, ran.stderr, ran.stdout) == (130, "error: interrupted\n", "")
 
@@ -241,7 +241,7 @@ def test_memory(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     import numpy as np
     import torch
 
-    from ebmcli import cli
+    from ebmcli.cli import _app as cli
 
     for call in (
         lambda: torch.empty(2**50),

@@ -109,7 +109,7 @@ def _command(words: list[str], cwd: str, env: dict[str, str], out: str, err: str
         open(number, mode, encoding="utf-8", closefd=False)  # noqa: SIM115
         for number, mode in ((0, "r"), (1, "w"), (2, "w"))
     )
-    from ebmcli import cli
+    from ebmcli.cli import _app as cli
 
     code = cli.run(words)
     sys.stdout.flush()

@@ -10,7 +10,7 @@ import os
 import signal
 import threading
 
-from ebmcli import cli
+from ebmcli.cli import _app as cli
 
 
 def _watch() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ebmcli.cli.output import Output
+from ebmcli.cli._output import Output
 
 if TYPE_CHECKING:
     from ebmcli.data.remote import Part
