@@ -21,6 +21,12 @@ from ebmcli.errors import EBMError
 Shape = tuple[int, int, int]
 """Channels, height, width of one state; 2-D toys are (2, 1, 1)."""
 
+
+def is_points(shape: Shape) -> bool:
+    """Whether states of this shape are points (one pixel with c coordinates) and not images."""
+    return tuple(shape[1:]) == (1, 1)
+
+
 LARGEST_SIDE = 4096
 """Pixels of a side, and channels, of an image at most."""
 LARGEST_WIDTH = 1 << 16
@@ -53,7 +59,7 @@ class Toy(nn.Module):
 
     def __init__(self, shape: Shape, width: int = 32, leak: float = 0.05) -> None:
         super().__init__()
-        if shape[1:] != (1, 1):
+        if not is_points(shape):
             raise EBMError(
                 f"network toy expects states of 1×1, received {shape[1]}×{shape[2]}",
                 "use network vanilla or nonlocal for images",

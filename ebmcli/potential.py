@@ -57,11 +57,15 @@ class Potential(nn.Module):
         return {**self.__dict__, "_backend": None}
 
     @property
+    def device(self) -> torch.device:
+        """Where the weights are, and so where chains run; the CPU for an energy without weights."""
+        return next(self.parameters(), torch.empty(0)).device
+
+    @property
     def backend(self) -> Backend:
         """What computes the gradients; chosen, and checked against plain autograd, at first use."""
-        device = next(self.network.parameters(), torch.empty(0)).device
-        if self._backend is None or self._backend.device != device:
-            self._backend = choose(self.network, self.shape, device, self.requested_backend, self.precision)
+        if self._backend is None or self._backend.device != self.device:
+            self._backend = choose(self.network, self.shape, self.device, self.requested_backend, self.precision)
         return self._backend
 
     def forward(self, x: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ebmcli.native import stack as native
-from ebmcli.networks import NETWORKS, NonLocalBlock, Shape, build
+from ebmcli.networks import NETWORKS, NonLocalBlock, Shape, build, is_points
 from ebmcli.potential import Potential
 from ebmcli.random.streams import Purpose, Stream
 from ebmcli.sampler import Langevin, run
@@ -172,3 +172,18 @@ def test_memory_formats_are_the_callers_own(backend: str) -> None:
         got = potential.energy_and_grad(same)
         assert torch.equal(got.energy, expected.energy)
         assert torch.equal(got.grad, expected.grad)
+
+
+def test_a_potential_knows_its_device_with_and_without_weights() -> None:
+    """Chains run where the weights are; an energy without weights is on the CPU."""
+    network, shape = made("toy")
+    assert Potential(network.to("meta"), shape).device == torch.device("meta")
+    assert Potential(nn.Flatten(), shape).device == torch.device("cpu")
+
+
+def test_points_are_told_from_images_by_their_shape() -> None:
+    """A state of one pixel is a point, with however many coordinates."""
+    assert [shape for shape in ((2, 1, 1), (5, 1, 1), (1, 16, 16), (3, 1, 8)) if is_points(shape)] == [
+        (2, 1, 1),
+        (5, 1, 1),
+    ]

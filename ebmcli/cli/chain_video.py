@@ -132,7 +132,7 @@ def chain_video(
         loaded = [lookup.load(n, device=place, backend=backend, trusted=trust_code) for n in names]
         _same_shape(names, loaded)
         kernels = [films.make_kernel(kernel, m, step_size, noise, temperature) for m in loaded]
-        toy = loaded[0].config.shape == (2, 1, 1)
+        toy = loaded[0].config.is_points
         settings = SampleSettings.of(
             loaded[0],
             start=from_,

@@ -121,8 +121,8 @@ def compare(
     more = {"sign": sign.value, "scale": scale, "step_size": step_size, "steps": short}
     others = _foreign(names, ours, size, channels, data, **more)
     loaded = [(_label(n), ours[n] if n in ours else imported(n, others)) for n in names]
-    points = [name for name, model in loaded if model.config.shape[1:] == (1, 1)]
-    images = [name for name, model in loaded if model.config.shape[1:] != (1, 1)]
+    points = [name for name, model in loaded if model.config.is_points]
+    images = [name for name, model in loaded if not model.config.is_points]
     if data and points and images:
         raise UsageError(
             f"{points[0]} is a model of points and {images[0]} of images: --data {data} cannot be for both",
@@ -150,7 +150,7 @@ def compare(
     references: list[Reference] = []
     for group in groups:
         first = group[0][1]
-        net = None if first.config.image_size == 1 else load_features(features, trusted=trust_code)
+        net = None if first.config.is_points else load_features(features, trusted=trust_code)
         references.append(reference_of(first, settings(first), net))
     before: dict[str, int] = {}
     found: list[Comparison] = []

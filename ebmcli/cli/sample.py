@@ -115,7 +115,7 @@ def sample(
     name = model or lookup.default()
     target = out or Path(f"{lookup.label(name)}-seed{seed}{SUFFIX[format_]}")
     made = metadata(loaded, settings)
-    if trace and loaded.config.image_size > 1:
+    if trace and not loaded.config.is_points:
         made["trace"] = True
     _refuse_others(target, format_, made, out is not None, force)
     x, energy, history = _run(loaded, settings, batch_size or 256, trace, output)
@@ -223,11 +223,9 @@ def _write(x: Tensor, history: list[Tensor], target: Path, format_: Format, info
         media.save_npz(x, target, info)
     elif format_ is Format.folder:
         media.save_folder(x, target, info, force=force)
-    elif x.shape[1:] == (2, 1, 1):
-        media.save_png(media.scatter(x), target, info)
-    elif history:
+    elif history and not media.is_plane(x):
         frames = torch.stack(history, dim=1)
         picture = media.grid(frames.flatten(0, 1), columns=frames.shape[1])
         media.save_png(picture, target, info)
     else:
-        media.save_png(media.grid(x), target, info)
+        media.save_png(media.picture(x), target, info)

@@ -19,7 +19,7 @@ from ebmcli.engine.precision import TOLERANCE, check, computing
 from ebmcli.engine.stack import Stack
 from ebmcli.errors import EBMError
 from ebmcli.native import stack as native
-from ebmcli.networks import Shape
+from ebmcli.networks import Shape, is_points
 
 Fused = Callable[..., native.PathResult]
 
@@ -58,7 +58,7 @@ class Generic:
         self.note = ""
         self.fused: Fused | None = None
         # A convolution on a GPU wants more images at once; the size is part of the numbers.
-        self.block = (128 if shape[1:] == (1, 1) else 32) if device.type == "cpu" else 256
+        self.block = (128 if is_points(shape) else 32) if device.type == "cpu" else 256
 
     def energy(self, x: Tensor) -> Tensor:
         """F(x) [n], no graph."""

@@ -21,7 +21,7 @@ from ebmcli.engine.points import Points, are_dense
 from ebmcli.engine.precision import computing
 from ebmcli.native.stack import PathResult, Start
 from ebmcli.native.threads import Crew, alone
-from ebmcli.networks import Shape
+from ebmcli.networks import Shape, is_points
 
 GRAINS = 4, 8
 """Chains of the smallest block on a CPU: the first size whose larger blocks give the same bits, or the last."""
@@ -89,7 +89,7 @@ class Stack:
         self.note = ""
         self.fused: Callable[..., PathResult] | None = self.langevin
         self._layers: list[Layer] = read(network, shape)
-        self._point = shape[1:] == (1, 1)
+        self._point = is_points(shape)
         self._joinable: dict[tuple[int, int], bool] = {}  # (grain, size of block) that were compared
         self.block = _FIXED_POINTS if self._point else _FIXED
         """Chains of a block on devices other than the CPU."""

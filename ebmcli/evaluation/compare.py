@@ -150,7 +150,7 @@ def _seconds_a_step(walk: Walk) -> float:
 def cross(a: Contestant, b: Contestant, reference: Reference, steps: int) -> Crossing:
     """What A says of B's samples, and where `steps` steps of A lead from B's short ones."""
     potential = a.model.potential
-    device = next(potential.parameters(), torch.empty(0)).device
+    device = potential.device
     short = gap(potential.energy(b.short.x.to(device)), a.energy_data).value
     long = float("nan") if b.long is None else gap(potential.energy(b.long.x.to(device)), a.energy_data).value
     nothing = Crossing(a.name, b.name, short, long, None, None, None)

@@ -21,6 +21,7 @@ from torch import Tensor
 from ebmcli.errors import EBMError
 from ebmcli.evaluation.features import Features, load_features
 from ebmcli.evaluation.images import Likeness, Saturation, likeness, pixel_range, saturation
+from ebmcli.networks import is_points
 from ebmcli.random.streams import Purpose, Stream
 
 HALF = 1000
@@ -160,7 +161,7 @@ class Reference:
         z = stream.normal(torch.arange(2 * half), 0, self._shape)
         self.x = self.images + noise * z
         """[2·half c h w] as the model learned them"""
-        self.points = self._shape[1:] == (1, 1)
+        self.points = is_points(self._shape)
         self.features = None if self.points else features or load_features()
         self.low, self.high = pixel_range(self.x)
         self._abs = float(self.x.abs().double().mean())

@@ -67,7 +67,7 @@ class Outcome(NamedTuple):
 
 def steepness(potential: Potential, x: Tensor, temperature: float) -> float:
     """√(E‖∇U‖² · E‖x − μ‖²)/(D·T) over images x [n c h w]; 1 or more for any density of them."""
-    device = next(potential.parameters(), torch.empty(0)).device
+    device = potential.device
     slope = potential.energy_and_grad(x.to(device)).grad.double().square().sum(dim=(1, 2, 3)).mean()
     spread = (x - x.mean(0)).double().square().sum(dim=(1, 2, 3)).mean()
     return math.sqrt(float(slope) * float(spread)) / (x[0].numel() * temperature)
@@ -85,7 +85,7 @@ def baseline(
         short: the model's own samples and their energies, if they are there already.
     """
     potential = model.potential
-    device = next(potential.parameters(), torch.empty(0)).device
+    device = potential.device
     x, energy = short_samples(model, settings) if short is None else short
     return Baseline(
         potential.energy(reference.x.to(device)).double().cpu(),

@@ -75,8 +75,9 @@ def _rows(comparison: Comparison, several: bool) -> list[tuple[str, ...]]:
 
 def _data(comparison: Comparison) -> str:
     """The data by name, and its size where it is images."""
-    channels, height, width = comparison.contestants[0].model.config.shape
-    return comparison.data if height * width == 1 else f"{comparison.data} {width}×{height}×{channels}"
+    config = comparison.contestants[0].model.config
+    channels, height, width = config.shape
+    return comparison.data if config.is_points else f"{comparison.data} {width}×{height}×{channels}"
 
 
 def cross_rows(comparisons: Sequence[Comparison]) -> list[tuple[str, ...]]:
@@ -148,7 +149,7 @@ def picture(comparisons: Sequence[Comparison]) -> Image.Image:
 
 
 def _samples(x: Tensor) -> Image.Image:
-    if tuple(x.shape[1:]) == (2, 1, 1):
+    if media.is_plane(x):
         reach = 1.2 * float(x.abs().max())
         return media.scatter(x, _SIDE, (-reach, reach)).convert("RGB")
     columns = max(1, math.isqrt(min(len(x), _SHOWN)))

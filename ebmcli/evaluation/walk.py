@@ -104,7 +104,7 @@ class WalkSettings:
             chosen["step_size"] = _own_step_size(model)
             chosen.setdefault("warmup", WARMUP if tested else 0)
         chosen.setdefault("start", "data")
-        chosen.setdefault("chains", 500 if config.image_size == 1 else 64)
+        chosen.setdefault("chains", 500 if config.is_points else 64)
         if chosen["start"] == "data":
             chosen.setdefault("against", "noise" if model.bank is None else "bank")
         if chosen.get("against") == "none":
@@ -223,7 +223,7 @@ def starts(model: Checkpoint, settings: WalkSettings) -> Tensor:
 
 
 def _starts(model: Checkpoint, settings: WalkSettings, start: str, count: int, number: int) -> Tensor:
-    if model.config.image_size == 1 and start not in ("noise", "data", "bank"):
+    if model.config.is_points and start not in ("noise", "data", "bank"):
         raise EBMError(f"points cannot start from {start!r}", "use --from data, noise or bank")
     x = sampling.starts(model, SampleSettings(start, 0, count, settings.seed, data=settings.data))
     if start == "data" and model.config.data_noise:
@@ -288,7 +288,7 @@ class Walk:
     @property
     def device(self) -> torch.device:
         """Where the chains are."""
-        return next(self.model.potential.parameters(), torch.empty(0)).device
+        return self.model.potential.device
 
     def warm_up(self) -> float:
         """Adapt ε if that is asked for and not done, and return it; from then on nothing changes it."""

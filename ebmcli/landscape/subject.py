@@ -107,7 +107,7 @@ def picture(subject: Subject, path: Path) -> Tensor:
         UsageError: the model is of 2-D points.
         EBMError: it cannot be read.
     """
-    if subject.model is None or subject.model.config.image_size == 1:
+    if subject.model is None or subject.model.config.is_points:
         raise UsageError(f"{subject.name} is of points, not of pictures", "leave out --from, --to and --recall")
     import numpy as np
     from PIL import Image

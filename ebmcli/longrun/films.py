@@ -241,7 +241,7 @@ def data_energy(model: Checkpoint, data: str | None = None, count: int = 256) ->
             raise
         return None
     z = Stream(0, Purpose.DATA_NOISE).normal(torch.arange(count), 0, model.config.shape)
-    energy = model.potential.energy((x + model.config.data_noise * z).to(_device(model.potential))).double()
+    energy = model.potential.energy((x + model.config.data_noise * z).to(model.potential.device)).double()
     return float(energy.mean()), float(energy.std())
 
 

@@ -24,7 +24,7 @@ from PIL import Image, UnidentifiedImageError
 from PIL.PngImagePlugin import PngInfo
 
 from ebmcli.errors import EBMError, of_system
-from ebmcli.media.grid import to_uint8
+from ebmcli.media.grid import is_plane, to_uint8
 from ebmcli.storage.files import write_whole
 from ebmcli.text import shortened
 
@@ -233,7 +233,7 @@ def _array(images: Any) -> np.ndarray:
     if hasattr(images, "detach"):
         images = images.detach().cpu().numpy()
     array = np.asarray(images)
-    if array.ndim == 2 or (array.ndim == 4 and array.shape[1:] == (2, 1, 1)):
+    if array.ndim == 2 or is_plane(array):
         return np.ascontiguousarray(array.reshape(len(array), -1), dtype=np.float32)
     return np.ascontiguousarray(to_uint8(array))
 

@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from ebmcli.media.curve import BACKDROP, BAND_INK, INK, LINES, MUTED, Curve, Mark, Scale, Spread, in_data_units
-from ebmcli.media.grid import scatter, to_uint8
+from ebmcli.media.grid import is_plane, scatter, to_uint8
 from ebmcli.media.lettering import shorten, width, write
 
 _GAP = 0.07
@@ -173,7 +173,7 @@ class Stage:
 
 def sheet(images: Any, box: Box, reach: float = 1.5) -> Image.Image:
     """Images as large as they fit side by side, each pixel a whole number of pixels where that is possible."""
-    if tuple(np.shape(images)[1:]) == (2, 1, 1):
+    if is_plane(images):
         side = min(box.width, box.height)
         return scatter(images, side, (-reach, reach), bins=min(160, side))
     pixels = to_uint8(images)

@@ -57,6 +57,16 @@ def to_uint8(images: Any) -> np.ndarray:
     return np.rint((np.clip(array, -1.0, 1.0) + 1.0) * 127.5).astype(np.uint8)
 
 
+def is_plane(images: Any) -> bool:
+    """Whether these are points in the plane, `[n 2 1 1]`, and not images."""
+    return tuple(images.shape[1:]) == (2, 1, 1)
+
+
+def picture(images: Any) -> Image.Image:
+    """What states of a model look like: a heat picture of points in the plane, a grid of images."""
+    return scatter(images) if is_plane(images) else grid(images)
+
+
 def grid(images: Any, columns: int = 8, padding: int = 2, scale: int | None = None, width: int = 600) -> Image.Image:
     """Images side by side, row by row, each pixel drawn as `scale × scale` pixels.
 

@@ -21,7 +21,7 @@ from ebmcli._version import __version__
 from ebmcli.consent import is_code, unasked
 from ebmcli.engine.precision import PRECISIONS
 from ebmcli.errors import ConsentError, EBMError
-from ebmcli.networks import LARGEST_SIDE, NETWORKS, Shape, build
+from ebmcli.networks import LARGEST_SIDE, NETWORKS, Shape, build, is_points
 from ebmcli.potential import Potential
 from ebmcli.recipe.agreement import contradictions
 from ebmcli.storage.files import write_whole
@@ -72,6 +72,11 @@ class ModelConfig(BaseModel):
     def shape(self) -> Shape:
         """(channels, height, width)."""
         return (self.channels, self.image_size, self.image_size)
+
+    @property
+    def is_points(self) -> bool:
+        """Whether the model is of points, as the 2-D toys are, and not of images."""
+        return is_points(self.shape)
 
     @property
     def noise_init(self) -> str:

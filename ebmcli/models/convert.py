@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ebmcli.errors import EBMError, UsageError
 from ebmcli.models.checkpoint import FILE, Checkpoint, ModelConfig, save, versions
-from ebmcli.networks import Shape, build, halvings
+from ebmcli.networks import Shape, build, halvings, is_points
 from ebmcli.recipe import Recipe
 from ebmcli.storage.files import write_whole, writing
 
@@ -109,7 +109,7 @@ def settings_of_recipe(found: Recognised, recipe: Recipe, energy_scale: float | 
         EBMError: they are of another network or size than the recipe's.
     """
     r = recipe
-    side = 1 if found.shape[1] == 1 else r.data.image_size
+    side = 1 if is_points(found.shape) else r.data.image_size
     theirs = (r.potential.network, r.potential.width, (found.shape[0] if side == 1 else r.data.channels, side, side))
     ours = (found.network, found.arguments["width"], found.shape)
     if theirs != ours:

@@ -72,7 +72,7 @@ class Generator:
     @property
     def device(self) -> torch.device:
         """Where chains run."""
-        return next(self.model.potential.parameters(), torch.empty(0)).device
+        return self.model.potential.device
 
     @property
     def is_piecewise_linear(self) -> bool:

@@ -145,7 +145,7 @@ def batches(
         DivergedError: a chain left the finite numbers.
     """
     potential = model.potential
-    device = next(potential.parameters(), torch.empty(0)).device
+    device = potential.device
     kernel = Langevin(potential, settings.step_size, settings.noise, settings.temperature)
     x0 = starts(model, settings)
     stream = Stream(settings.seed, Purpose.MCMC)

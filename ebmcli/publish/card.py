@@ -97,10 +97,9 @@ def write(
     written = load(target / FILE, trusted=trusted)
     settings = SampleSettings.of(written, count=SAMPLES, seed=0)
     x, _ = sample(written, count=SAMPLES, seed=0)
-    draw = media.scatter if config.shape == (2, 1, 1) else media.grid
-    media.save_png(draw(x), target / "samples.png", metadata(written, settings))
+    media.save_png(media.picture(x), target / "samples.png", metadata(written, settings))
     if written.bank is not None:
-        media.save_png(draw(written.bank[:SAMPLES]), target / "bank.png", metadata(written, settings))
+        media.save_png(media.picture(written.bank[:SAMPLES]), target / "bank.png", metadata(written, settings))
     write_whole(target / "config.json", json.dumps(config.model_dump(mode="json"), indent=2) + "\n")
     write_whole(target / "recipe.toml", written.recipe)
     write_whole(target / "metrics.json", json.dumps(summary or {}, indent=2) + "\n")
@@ -223,8 +222,8 @@ def card(
             f" After {judged['steps']:,} steps of {markdown(judged['kernel'])} from {markdown(judged['start'])}, "
             f"step size {judged['step_size']:.4g} (`verdict.json`):\n{reasons}"
         )
-    size = "points in the plane" if c.image_size == 1 else f"{c.image_size}×{c.image_size} images"
-    channels = "" if c.image_size == 1 else f" with {c.channels} channel{'s' if c.channels > 1 else ''}"
+    size = "points in the plane" if c.is_points else f"{c.image_size}×{c.image_size} images"
+    channels = "" if c.is_points else f" with {c.channels} channel{'s' if c.channels > 1 else ''}"
     data, origin = markdown(c.data), markdown(settings.start)
     what = one_line(address or c.name)
     picture = "samples" if settings.start != "bank" else "samples, on from the bank's states"
@@ -287,7 +286,7 @@ def _metadata(model: Checkpoint, licence: str | None) -> str:
         "library_name": "ebmcli",
         "tags": ["energy-based-model", "ebmcli", c.regime],
     }
-    if c.image_size > 1:
+    if not c.is_points:
         rows["pipeline_tag"] = "unconditional-image-generation"
     if licence:
         rows["license"] = licence

@@ -306,5 +306,4 @@ class Learning:
         """Write the sample grid of this moment; returns where."""
         assert self.folder is not None
         x = self.samples()
-        picture = media.scatter(x) if x.shape[1:] == (2, 1, 1) else media.grid(x)
-        return media.save_png(picture, self.folder.picture(update))
+        return media.save_png(media.picture(x), self.folder.picture(update))
