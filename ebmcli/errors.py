@@ -24,6 +24,9 @@ class Exit(IntEnum):
 class EBMError(Exception):
     """A known failure: what is wrong (expected, received, where) and what to do about it.
 
+    A field that the caller set is named in backquotes, as Python knows it (`step_size`); the command line shows the
+    option of that name in its place.
+
     Args:
         message: one line, lower case, no full stop.
         hint: what the user can do next; empty where there is nothing to say.

@@ -88,7 +88,8 @@ def _entry(path: str, command: Any) -> list[str]:
     rows = [(_label(p), _help(p)) for p in [*arguments, *options]]
     if rows:
         lines += ["", *_columns(rows)]
-    return lines
+    examples = (getattr(command, "epilog", None) or "").replace("\b\n", "").splitlines()
+    return lines + ([""] + [f"  {line}" for line in examples] if examples else [])
 
 
 def _columns(rows: Sequence[tuple[str, str]]) -> list[str]:
@@ -112,7 +113,7 @@ def _argument(param: Any) -> str:
 
 def _label(param: Any) -> str:
     if param.param_type_name == "argument":
-        return str(param.metavar or param.name.upper()).strip("[]")
+        return str(param.metavar or param.name.upper())
     names = ", ".join([*param.opts, *param.secondary_opts])
     if param.is_flag or getattr(param, "count", False):
         return names

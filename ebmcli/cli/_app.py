@@ -20,7 +20,9 @@ import typer.core
 import typer.main
 
 from ebmcli._version import __version__
+from ebmcli.cli._examples import epilogue
 from ebmcli.cli._streams import secure
+from ebmcli.cli._words import in_options, options_of
 from ebmcli.errors import ConsentError, EBMError, Exit, UsageError, of_memory, of_system
 from ebmcli.text import one_line, visible
 
@@ -74,8 +76,16 @@ def load(name: str) -> Any:
         command = typer.main.get_command(single)
     command.name = name
     command.help = command.help or entry.help
+    _end_with_examples(command, name)
     _refuse_empty_words(command)
     return command
+
+
+def _end_with_examples(command: Any, path: str) -> None:
+    """Let the help of a command, and of the commands under it, end with examples."""
+    command.epilog = epilogue(path)
+    for name, under in getattr(command, "commands", {}).items():
+        _end_with_examples(under, f"{path} {name}")
 
 
 def _refuse_empty_words(command: Any) -> None:
@@ -225,7 +235,9 @@ def run(arguments: Sequence[str] | None = None) -> int:
 
             print(visible(traceback.format_exc(), keep="\n"), file=sys.stderr)
         known = _as_known(error, words)
-        report(known.message, "" if debug and not isinstance(error, EBMError) else known.hint, known.details)
+        options = options_of(load(words[0]), words[1:]) if words[:1] and words[0] in COMMANDS else frozenset()
+        message, hint = in_options(known.message, options), in_options(known.hint, options)
+        report(message, "" if debug and not isinstance(error, EBMError) else hint, known.details)
         return int(known.code)
 
 

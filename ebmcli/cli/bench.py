@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 def bench(
     what: Annotated[
         str | None,
-        typer.Argument(metavar="[RECIPE|MODEL]", help="Left out: the bundled default model.", show_default=False),
+        typer.Argument(metavar="RECIPE|MODEL", help="Left out: the bundled default model.", show_default=False),
     ] = None,
     suite: Annotated[bool, typer.Option("--suite", help="The networks whose ratios the README quotes.")] = False,
     update: Annotated[bool, typer.Option("--update", help="Whole updates too (slow for large networks).")] = False,

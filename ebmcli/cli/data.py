@@ -164,7 +164,7 @@ def show(
 @app.command("clear")
 def clear(
     name: Annotated[
-        str | None, typer.Argument(metavar="[NAME]", help="Of a set, as ebm data list shows it.", show_default=False)
+        str | None, typer.Argument(metavar="NAME", help="Of a set, as ebm data list shows it.", show_default=False)
     ] = None,
     everything: Annotated[bool, typer.Option("--all", help="All decoded sets.")] = False,
     dry_run: options.DryRun = False,

@@ -67,7 +67,7 @@ def show(
 def copy(
     address: Address,
     destination: Annotated[
-        Path | None, typer.Argument(metavar="[DEST]", help="File or folder; ./NAME.toml if left out.")
+        Path | None, typer.Argument(metavar="DEST", help="File or folder; ./NAME.toml if left out.")
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Write over a file that is there.")] = False,
 ) -> None:

@@ -25,7 +25,7 @@ SHOWN = 2000
 def runs(
     folders: Annotated[
         list[Path] | None,
-        typer.Argument(metavar="[FOLDER]...", help="Runs, or folders with runs in them.", show_default="runs"),
+        typer.Argument(metavar="FOLDER", help="Runs, or folders with runs in them.", show_default="runs"),
     ] = None,
     curves: Annotated[
         Path | None,

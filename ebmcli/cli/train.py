@@ -33,7 +33,7 @@ BUDGET = 120.0
 def train(
     recipe: Annotated[
         str | None,
-        typer.Argument(metavar="[RECIPE]", help="A recipe's name or path.", show_default=False),
+        typer.Argument(metavar="RECIPE", help="A recipe's name or path.", show_default=False),
     ] = None,
     resume: Annotated[
         Path | None,

@@ -17,8 +17,10 @@ import torch
 
 from ebmcli import __version__
 from ebmcli.cli import _app as cli
+from ebmcli.cli._app import load
 from ebmcli.cli._options import check_device
 from ebmcli.cli._output import Output, plain, result_json
+from ebmcli.cli._words import in_options, options_of
 from ebmcli.errors import Exit
 
 HEAVY = ("torch", "numpy", "PIL", "huggingface_hub", "safetensors", "rich.progress")
@@ -325,3 +327,20 @@ with out.progress("learning", total=20, unit="updates") as bar:
     assert "updates/s" in text
     assert "d 0.25 r 1.5" in text
     assert "saved [update 9]" in text
+
+
+def test_fields_become_options() -> None:
+    """In the words of the command that runs: its own options, those of a command under it, and no others."""
+    of_sample = options_of(load("sample"), ["mnist-shortrun"])
+    assert in_options("choose another `out`, `start` or `step_size`", of_sample) == (
+        "choose another --out, --from or --step-size"
+    )
+    assert in_options("raise `bank_size` of a recipe", of_sample) == "raise bank_size of a recipe"
+    assert in_options("`crop`", options_of(load("data"), ["show", "emoji-1k"])) == "--crop"
+    assert in_options("`crop`", options_of(load("data"), ["list"])) == "crop"
+
+
+def test_an_error_of_the_library_names_options(run_cli) -> None:
+    """What is printed is what can be typed."""
+    ran = run_cli("sample", "mnist-shortrun", "--backend", "nonsense", "--steps", "0", check=1)
+    assert "`" not in ran.stderr
