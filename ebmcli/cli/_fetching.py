@@ -17,11 +17,13 @@ def fetch(source: str, split: str, output: Output, again: bool = False) -> Part 
         EBMError: as `ebmcli.data.remote.fetch`.
     """
     from ebmcli.data import remote
+    from ebmcli.data.chosen import chosen
 
     address = remote.address_of(source)
     if address is None:
         return None
-    known = None if again else remote.known(address, split)
+    _, column, config = chosen(source)
+    known = None if again else remote.known(address, split, config)
     if known is not None:  # files that are gone from the Hub's cache are needed for another size only
         return known
     with output.progress("downloading", unit="MB", every=30.0) as bar:
@@ -30,4 +32,4 @@ def fetch(source: str, split: str, output: Output, again: bool = False) -> Part 
             bar.resize(total // 10**6 or None)
             bar.update(done=done // 10**6)
 
-        return remote.fetch(address, split, report, again)
+        return remote.fetch(address, split, report, again, column, config)

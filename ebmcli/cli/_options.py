@@ -12,6 +12,7 @@ from typing import Annotated
 import typer
 
 from ebmcli.consent import is_code
+from ebmcli.errors import UsageError
 from ebmcli.native.cores import MOST
 
 
@@ -59,6 +60,24 @@ Data = Annotated[
         "--data",
         metavar="DATA",
         help="Other data than the recipe's: a folder or archive of images, a file, a bundled set, or one of the Hub.",
+        show_default=False,
+    ),
+]
+Column = Annotated[
+    str | None,
+    typer.Option(
+        "--column",
+        metavar="NAME",
+        help="Column of the images in parquet files or a set of the Hub, or array in an .npz, where there are several.",
+        show_default=False,
+    ),
+]
+Config = Annotated[
+    str | None,
+    typer.Option(
+        "--config",
+        metavar="NAME",
+        help="Which of several sets that lie together: a folder of parquet files, or a configuration on the Hub.",
         show_default=False,
     ),
 ]
@@ -127,3 +146,21 @@ Backend = Annotated[
     str,
     typer.Option("--backend", metavar="NAME", help="Who computes gradients: auto, native, stack, graph or generic."),
 ]
+
+
+def with_choice(data: str | None, column: str | None, config: str | None) -> str | None:
+    """`data` with what --column and --config choose of it.
+
+    Raises:
+        UsageError: there is no data that they could be for, or an empty name.
+    """
+    given = [option for option, value in (("--column", column), ("--config", config)) if value is not None]
+    if not given:
+        return data
+    if data is None:
+        raise UsageError(f"{given[0]} is for --data", "in a recipe write data.source=DATA#column=NAME")
+    if "" in (column, config):
+        raise UsageError(f"{' and '.join(given)}: an empty name", "leave the option out, or name what is meant")
+    from ebmcli.data.chosen import chosen
+
+    return str(chosen(data).but(column, config))

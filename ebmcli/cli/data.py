@@ -96,6 +96,8 @@ def fetch_set(
     channels: Channels = None,
     crop: Crop = None,
     split: Split = "train",
+    column: options.Column = None,
+    config: options.Config = None,
     again: Annotated[bool, typer.Option("--again", help="Ask the Hub for the set's newest revision.")] = False,
     json: options.Json = False,
     quiet: options.Quiet = False,
@@ -103,16 +105,19 @@ def fetch_set(
     """Download a set and decode it, so that it is there at once and without network."""
     from ebmcli.cli._fetching import fetch
     from ebmcli.data import bundled, remote
+    from ebmcli.data.chosen import chosen
 
     output = Output(json=json, quiet=quiet)
+    source = str(options.with_choice(source, column, config))
     address = remote.address_of(source)
     if again and address is None:
         raise UsageError(f"--again is for sets of the Hub, which {source} is not", "leave it out")
-    if address is not None and remote.known(address, split) is not None and not again:
-        remote.fetch(address, split)  # files that are gone from the Hub's cache come back
+    name, column, config = chosen(source)
+    if address is not None and remote.known(address, split, config) is not None and not again:
+        remote.fetch(address, split, config=config)  # files that are gone from the Hub's cache come back
     fetch(source, split, output, again)
     images = _load(source, image_size, channels, crop, split, output)
-    if source in bundled():  # of other sets it has been said
+    if name in bundled():  # of other sets it has been said
         output.say(f"{images.name}: {'; '.join(images.notes)}")
     output.result({**_facts(images), **_said(images)})
 
@@ -124,6 +129,8 @@ def show(
     channels: Channels = None,
     crop: Crop = None,
     split: Split = "train",
+    column: options.Column = None,
+    config: options.Config = None,
     noise: Annotated[
         float | None,
         typer.Option("--noise", metavar="SD", min=0.0, help="ε_data that the step size is meant for."),
@@ -142,6 +149,7 @@ def show(
     from ebmcli.data.stats import describe, suggested_step
 
     output = Output(json=json, quiet=quiet)
+    source = str(options.with_choice(source, column, config))
     fetch(source, split, output)
     images = _load(source, image_size, channels, crop, split, output)
     target = out or Path(f"{images.name.replace('/', '--')}.png")

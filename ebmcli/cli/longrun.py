@@ -199,6 +199,7 @@ def _begin(
 ) -> tuple[Walk, Folder, Baseline | None]:
     """A new long run: everything that can be wrong is said before there is a folder."""
 
+    from ebmcli.data.chosen import absolute
     from ebmcli.engine import device as devices
     from ebmcli.evaluation import Walk, WalkSettings
     from ebmcli.longrun import Folder, facts
@@ -217,7 +218,7 @@ def _begin(
     walk = Walk(loaded, settings, reference, start)
     more = {
         "features": features,
-        "data_path": _absolute(settings.data),
+        "data_path": absolute(settings.data),
         "energy_scale": load["energy_scale"],
         "judged": reference is not None,
     }

@@ -168,6 +168,7 @@ def _begin(
 ) -> None:
     from dataclasses import asdict
 
+    from ebmcli.data.chosen import absolute
     from ebmcli.landscape.report import UNFINISHED
     from ebmcli.landscape.store import Folder
     from ebmcli.landscape.subject import first_states
@@ -184,7 +185,7 @@ def _begin(
         "how": {"energy_scale": how["energy_scale"]},  # never whether code is trusted: that is asked anew each time
         "start": where,
         "samples": samples,
-        "data": _absolute(data),
+        "data": absolute(data) or data,
         "leaves": leaves,
         "settings": asdict(settings),
     }

@@ -14,7 +14,6 @@ from ebmcli.cli import _options as options
 from ebmcli.cli._output import Output
 from ebmcli.errors import DivergedError, EBMError, Exit, UsageError
 from ebmcli.native import cores
-from ebmcli.storage.paths import typed_path
 
 if TYPE_CHECKING:
     from ebmcli.recipe import Recipe
@@ -49,6 +48,8 @@ def train(
         ),
     ] = None,
     data: options.Data = None,
+    column: options.Column = None,
+    config: options.Config = None,
     save_recipe: Annotated[
         Path | None,
         typer.Option(
@@ -76,6 +77,7 @@ def train(
     With --data and no RECIPE, one is chosen that suits the pictures and the machine.
     """
     output = Output(json=json, quiet=quiet, verbose=verbose)
+    data = options.with_choice(data, column, config)
     chosen = recipe is None and resume is None and data is not None
     if not chosen and (recipe is None) == (resume is None):
         raise UsageError(
@@ -124,6 +126,7 @@ def train(
 def _choose(source: str, device: str, keep: Path | None, overrides: list[str] | None, output: Output) -> Recipe:
     """A recipe for pictures that have none, shown, and kept in a file where that is asked for."""
     from ebmcli.cli._fetching import fetch
+    from ebmcli.data.chosen import absolute, chosen
     from ebmcli.data.listing import readable
     from ebmcli.data.survey import survey
     from ebmcli.engine import device as devices
@@ -135,9 +138,9 @@ def _choose(source: str, device: str, keep: Path | None, overrides: list[str] | 
         raise EBMError(f"{keep} is there already", "choose another --save-recipe")
     fetch(source, "train", output)
     seen = survey(source)
-    path = readable(_absolute(source) or source)  # a recipe is UTF-8; the run remembers the bytes themselves
+    path = readable(absolute(source) or source)  # a recipe is UTF-8; the run remembers the bytes themselves
     gpu = devices.pick(device).type != "cpu"
-    recipe = suggest(path, Path(path).name, seen.images, seen.short_side, seen.colour, gpu, seen.crop)
+    recipe = suggest(path, Path(chosen(path).place).name, seen.images, seen.short_side, seen.colour, gpu, seen.crop)
     text = loads(recipe.dumps(), "chosen for --data", overrides or ()).dumps()
     for line in text.splitlines():
         output.say(f"  {line}".rstrip())
@@ -151,6 +154,7 @@ def _begin(
     settings: Recipe, out: Path | None, data: str | None, device: str, backend: str
 ) -> tuple[Path, dict[str, Any]]:
     from ebmcli._version import __version__
+    from ebmcli.data.chosen import absolute
     from ebmcli.training.run_folder import Run, new_folder
 
     folder = out or new_folder(settings.recipe.name)
@@ -159,7 +163,7 @@ def _begin(
         "recipe": settings.recipe.name,
         "recipe_hash": settings.hash(),
         "seed": settings.train.seed,
-        "data_path": _absolute(data or settings.data.source) or data,
+        "data_path": absolute(data or settings.data.source) or data,
         "device": device,
         "backend_requested": backend,
         "ebmcli": __version__,
@@ -167,20 +171,11 @@ def _begin(
     return folder, facts
 
 
-def _absolute(source: str) -> str | None:
-    """The full path of files on this machine, so that a run can go on from another folder; None of a name."""
-    from ebmcli.data.bundled import bundled
-    from ebmcli.data.toys import TOYS
-
-    path = typed_path(source)
-    is_name = source in bundled() or source in TOYS
-    return None if is_name or not path.exists() else str(path.resolve())
-
-
 def _reopen(
     folder: Path, overrides: list[str] | None, data: str | None, device: str, backend: str, trusted: bool
 ) -> tuple[Recipe, Run, dict[str, Any]]:
     """A begun run; only how long it learns and what it logs may be set anew."""
+    from ebmcli.data.chosen import absolute
     from ebmcli.models.origin import may_import
     from ebmcli.recipe import load
     from ebmcli.storage.files import write_whole
@@ -201,7 +196,7 @@ def _reopen(
         write_whole(run.recipe_path, settings.dumps())
     facts = {"data_path": None, "device": "auto", "backend_requested": "auto"} | run.facts
     if data is not None:
-        facts["data_path"] = _absolute(data) or data
+        facts["data_path"] = absolute(data) or data
     if device != "auto":
         facts["device"] = device
     if backend != "auto":

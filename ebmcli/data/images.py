@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from ebmcli.data import cache
 from ebmcli.data.bundled import bundled, resolve
+from ebmcli.data.chosen import Chosen, chosen
 from ebmcli.data.decode import Form, decode
 from ebmcli.data.doubts import doubts
 from ebmcli.data.listing import readable
@@ -108,8 +109,9 @@ def load(
 
     Args:
         source: name of a bundled set, else a path, else a public set by its short name or its id on the Hub
-            (`ylecun/mnist`, with @REVISION too). Paths: IDX (.gz or not), `.npz`, `.npy`, CIFAR-10's binary
-            records, parquet, an archive of pictures, or a folder of jpg, png, webp and bmp files at any depth.
+            (`ylecun/mnist`, with @REVISION too); `#column=NAME` or `#config=NAME` behind it chooses where there are
+            several. Paths: IDX (.gz or not), `.npz`, `.npy`, CIFAR-10's binary records, parquet, an archive of
+            pictures, or a folder of them (jpg, png, webp, bmp, tif, gif, ppm …) at any depth.
         image_size: side of the square, px. The short side is brought to it and the centre kept.
         channels: 1 (grey) or 3 (RGB).
         crop: side, px, of a square cut from the centre before the resize (CelebA's faces: 140).
@@ -134,12 +136,14 @@ def _load(
     source: str | Path, form: Form, split: str, limit: int | None, progress: Callable[[int, int], None] | None
 ) -> ImageSet:
     address = address_of(source)
+    place, column, config = choice = chosen(source)
     if address is not None:
-        name, opened = address.repo, _remote(source, address, split)
+        name = str(choice._replace(place=address.repo))
+        opened = _remote(choice, address, split)
     else:
-        path = resolve(source)
-        name = str(source) if str(source) in bundled() else _name(path)
-        opened = open_source(path, split)
+        path = resolve(place)
+        name = place if place in bundled() else _name(path)
+        opened = open_source(path, split, column, config)
     key = opened.key(_FORMAT, opened.layout, split, limit, form.image_size, form.channels, form.crop)
     kept = cache.find(key)
     if kept:
@@ -192,14 +196,14 @@ def _image_set(array: np.ndarray, name: str, meta: dict[str, Any], opened: Sourc
     return ImageSet(array, name, meta["identity"], tuple(skipped), tuple(notes), tuple(left), revision)
 
 
-def _remote(source: str | Path, address: Address, split: str) -> Source:
+def _remote(choice: Chosen, address: Address, split: str) -> Source:
     from ebmcli.data.remote import open_remote
 
     try:
-        return open_remote(address, split)
+        return open_remote(address, split, column=choice.column, config=choice.config)
     except EBMError as error:
-        if error.code == Exit.HUB and typed_path(source).parent.is_dir():  # photos/2024 is an address too
-            error.message = f"no data at {source} here, and {error.message}"
+        if error.code == Exit.HUB and typed_path(choice.place).parent.is_dir():  # photos/2024 is an address too
+            error.message = f"no data at {choice.place} here, and {error.message}"
         raise
 
 

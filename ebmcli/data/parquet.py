@@ -88,11 +88,17 @@ def only_config(names: Sequence[str], config: str | None, where: str) -> set[str
             raise EBMError(f"{where} has no configuration {config!r}: it has {listed}", "name one of these")
         return set(there[config])
     if len(there) > 1:
-        raise EBMError(
-            f"{where} holds {len(there)} configurations, each a set of its own: {listed[:300]}",
-            "name one with --config NAME, or give the folder of one",
-        )
+        raise several(where, sorted(there))
     return set(names)
+
+
+def several(where: str, configs: Sequence[str]) -> EBMError:
+    """The error that asks which of several configurations is meant."""
+    listed = ", ".join(name or "(no folder)" for name in configs)
+    return EBMError(
+        f"{where} holds {len(configs)} configurations, each a set of its own: {listed[:300]}",
+        "name one with --config NAME, or DATA#config=NAME",
+    )
 
 
 def image_column(path: Path) -> str:
@@ -138,7 +144,8 @@ def pick(candidates: Sequence[str], where: str) -> tuple[str, list[str]]:
     choice = named[:1] or (plain if len(plain) == 1 else list(candidates) if len(candidates) == 1 else [])
     if not choice:
         raise EBMError(
-            f"{where} has several columns of images: {', '.join(candidates)[:300]}", "name one with --column NAME"
+            f"{where} has several columns of images: {', '.join(candidates)[:300]}",
+            "name one with --column NAME, or DATA#column=NAME",
         )
     others = [name for name in candidates if name != choice[0]]
     note = f"column {choice[0]} is taken, {', '.join(others)[:100]} left (--column NAME takes another one)"

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ebmcli.data import cache, parquet
 from ebmcli.data.bundled import bundled
+from ebmcli.data.chosen import chosen
 from ebmcli.data.sets import public
 from ebmcli.data.source import SPLITS, Source
 from ebmcli.data.toys import TOYS
@@ -44,6 +45,7 @@ class Part(NamedTuple):
         column: of the images.
         files: parquet files in the repository, in order; empty where the set is kept in another form.
         rows: images.
+        config: which of several configurations; empty where there is one.
     """
 
     repo: str
@@ -52,6 +54,7 @@ class Part(NamedTuple):
     column: str
     files: tuple[str, ...]
     rows: int
+    config: str = ""
 
 
 def address_of(source: str | Path) -> Address | None:
@@ -60,7 +63,7 @@ def address_of(source: str | Path) -> Address | None:
     Raises:
         UsageError: it is a URL, and not one of a data set on the Hub.
     """
-    name = str(source)
+    name = chosen(source).place
     if name in bundled() or name in TOYS or typed_path(name).exists():
         return None
     short, at, revision = name.partition("@")
@@ -68,25 +71,36 @@ def address_of(source: str | Path) -> Address | None:
     return parse(known.repo + at + revision if known else name, "dataset")
 
 
-def known(address: Address, split: str) -> Part | None:
+def known(address: Address, split: str, config: str | None = None) -> Part | None:
     """What was noted of a split when it was fetched; None if it never was."""
-    part = _noted(address, split)
+    part = _noted(address, split, config)
     if part is None and address.revision and client.is_commit(address.revision):
-        part = _noted(Address(address.repo), split)  # the commit that the name alone stands for here
+        part = _noted(Address(address.repo), split, config)  # the commit that the name alone stands for here
         part = part if part is not None and part.revision == address.revision else None
     return part
 
 
-def _noted(address: Address, split: str) -> Part | None:
+def _noted(address: Address, split: str, config: str | None) -> Part | None:
     try:
-        raw = json.loads(_note(address).read_text(encoding="utf-8"))[split]
+        raw = json.loads(_note(address).read_text(encoding="utf-8"))[_key(split, config)]
         part = Part(**{**raw, "files": tuple(raw["files"])})
         return part if client.is_commit(part.revision) and part.repo == address.repo else None
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
 
 
-def fetch(address: Address, split: str, progress: Progress | None = None, again: bool = False) -> Part:
+def _key(split: str, config: str | None) -> str:
+    return f"{config}:{split}" if config else split
+
+
+def fetch(
+    address: Address,
+    split: str,
+    progress: Progress | None = None,
+    again: bool = False,
+    column: str | None = None,
+    config: str | None = None,
+) -> Part:
     """Find the split of a set, download its files, and note what was found.
 
     Args:
@@ -95,12 +109,14 @@ def fetch(address: Address, split: str, progress: Progress | None = None, again:
         progress: called while downloading.
         again: ask the Hub even if it was fetched before, for its newest commit; where it cannot be reached, what
             was fetched serves, and that is said.
+        column: of the images, where the set has several.
+        config: which of several configurations, each a set of its own.
 
     Raises:
         EBMError: exit code 4: no such set, no access, no network; exit code 1: no such split or image column,
-            a disk that is full.
+            several columns or configurations and none named, a disk that is full.
     """
-    part = known(address, split)
+    part = known(address, split, config)
     if part is not None and not again and _whole(part):
         return part
     if client.offline():
@@ -113,7 +129,7 @@ def fetch(address: Address, split: str, progress: Progress | None = None, again:
         return part
     try:
         sha = client.commit_of(address, "dataset")
-        found = client.attempt(f"data set {address}", _find, address, sha, split, progress)
+        found = client.attempt(f"data set {address}", _find, address, sha, split, progress, column, config)
     except client.HubError as error:
         if not error.passing or part is None or not _whole(part):
             raise
@@ -123,13 +139,23 @@ def fetch(address: Address, split: str, progress: Progress | None = None, again:
     return found
 
 
-def open_remote(address: Address, split: str, progress: Progress | None = None) -> Source:
+def open_remote(
+    address: Address,
+    split: str,
+    progress: Progress | None = None,
+    column: str | None = None,
+    config: str | None = None,
+) -> Source:
     """The images of a set's split, not yet decoded; downloaded first where that was not done.
 
     Raises:
         EBMError: as `fetch`.
     """
-    part = known(address, split) or fetch(address, split, progress)
+    part = known(address, split, config) or fetch(address, split, progress, column=column, config=config)
+    if column and column != part.column:
+        if part.files and not _whole(part):
+            _fetch_again(part, progress)
+        part = part._replace(column=parquet.choose_column(_paths(part)[0], column)[0] if part.files else column)
 
     def items(n: int) -> Iterator[Item]:
         if part.files:
@@ -139,8 +165,9 @@ def open_remote(address: Address, split: str, progress: Progress | None = None) 
         else:
             yield from _generic(part, n)
 
-    where = f"{part.repo} at {part.revision[:8]}, split {part.name}, column {part.column}"
-    stamp = f"hub:{part.repo}@{part.revision}:{part.name}:{part.column}"
+    of = f", configuration {part.config}" if part.config else ""
+    where = f"{part.repo} at {part.revision[:8]}{of}, split {part.name}, column {part.column}"
+    stamp = f"hub:{part.repo}@{part.revision}:{part.name}:{part.column}" + (f":{part.config}" if part.config else "")
     return Source(where, (), part.rows, items, stamp=stamp, revision=part.revision)
 
 
@@ -154,9 +181,10 @@ def notes() -> dict[str, dict[str, Any]]:
     """All that is noted, by address: each split's part as a dictionary."""
     found = {}
     for path in sorted((cache.folder() / "hub").glob("*.json")):
-        with suppress(OSError, ValueError):
+        with suppress(OSError, ValueError, RecursionError):  # a damaged note is as good as none
             raw = json.loads(path.read_text(encoding="utf-8"))
-            found[str(raw.pop("address"))] = raw
+            if isinstance(raw, dict) and "address" in raw:
+                found[str(raw.pop("address"))] = raw
     return found
 
 
@@ -179,12 +207,18 @@ def _keep(address: Address, split: str, part: Part) -> None:
     same = {k: v for k, v in raw.items() if isinstance(v, dict) and v.get("revision") == part.revision}
     with suppress(OSError, EBMError):
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(path, json.dumps({"address": str(address), **same, split: part._asdict()}, indent=1) + "\n")
+        write_whole(
+            path,
+            json.dumps({"address": str(address), **same, _key(split, part.config): part._asdict()}, indent=1) + "\n",
+        )
 
 
-def _find(address: Address, sha: str, split: str, progress: Progress | None) -> Part:
+def _find(
+    address: Address, sha: str, split: str, progress: Progress | None, wanted: str | None, config: str | None
+) -> Part:
     """Ask the Hub's loader for splits, files and features; download the files of one split."""
-    builder = _builder(address.repo, sha)
+    declared = config if config and config in _configs(address.repo, sha) else None
+    builder = _builder(address.repo, sha, declared)
     splits = {str(name): list(files) for name, files in (builder.config.data_files or {}).items()}
     name = _choose(address, split, list(splits))
     prefix = f"hf://datasets/{address.repo}@{sha}/"
@@ -192,25 +226,62 @@ def _find(address: Address, sha: str, split: str, progress: Progress | None) -> 
     if any(part in ("", ".", "..") for path in paths if path for part in path.split("/")):
         raise EBMError(f"the data set {address} has files whose names lead out of it", "choose another set")
     is_parquet = bool(paths) and all(path.endswith(".parquet") for path in paths)
-    entry = public(address.repo)
+    if not declared and not _says_configs(address.repo, sha, paths):
+        own = parquet.only_config(paths, config, f"the data set {address}")
+        paths = [path for path in paths if path in own]
     features = builder.info.features or {}
     images = [column for column, feature in features.items() if type(feature).__name__ == "Image"]
-    column = entry.column if entry and entry.column in images else next(iter(images), "")
-    part = Part(address.repo, sha, name, column, tuple(paths) if is_parquet else (), 0)
+    column = _column(address, images, wanted)
+    part = Part(address.repo, sha, name, column, tuple(paths) if is_parquet else (), 0, config or "")
     if is_parquet:
         _download(part, progress)
         files = _paths(part)
-        return part._replace(
-            column=column or parquet.image_column(files[0]),
-            rows=parquet.count(files, column or parquet.image_column(files[0])),
-        )
+        column = parquet.choose_column(files[0], column or wanted)[0]
+        return part._replace(column=column, rows=parquet.count(files, column))
     log.info(f"downloading {address} by its own loader, split {name}")
     data = _load(part)
     images = [column for column, feature in data.features.items() if type(feature).__name__ == "Image"]
     if not images:
         there = ", ".join(data.features)
         raise EBMError(f"the data set {address} has no column of images: it has {there[:300]}", "choose another set")
-    return part._replace(column=column or images[0], rows=len(data))
+    return part._replace(column=column or _column(address, images, wanted), rows=len(data))
+
+
+def _column(address: Address, images: list[str], wanted: str | None) -> str:
+    """The column among those that hold images; empty where none is known yet.
+
+    Raises:
+        EBMError: the one that is wanted is not there, or several may be meant.
+    """
+    entry = public(address.repo)
+    if wanted is not None and images and wanted not in images:
+        raise EBMError(
+            f"the data set {address} has no column {wanted!r} of images: it has {', '.join(images)[:300]}",
+            "name one of these with --column",
+        )
+    if wanted in images:
+        return str(wanted)
+    if entry and entry.column in images:
+        return entry.column
+    if not images:
+        return ""
+    column, notes = parquet.pick(images, f"the data set {address}")
+    for note in notes:
+        log.info(note)
+    return column
+
+
+def _configs(repo: str, sha: str) -> list[str]:
+    """The configurations that a set declares."""
+    return [str(name) for name in _asked(repo, lambda datasets: datasets.get_dataset_config_names(repo, revision=sha))]
+
+
+def _says_configs(repo: str, sha: str, paths: list[str]) -> bool:
+    """Whether the publishers themselves say which files belong together, as far as that can be asked here."""
+    if len(parquet.configs(paths)) < 2:
+        return True
+    card = client.api().dataset_info(repo, revision=sha).card_data
+    return bool(card and card.get("configs"))
 
 
 def _choose(address: Address, split: str, there: list[str]) -> str:
@@ -225,12 +296,30 @@ def _choose(address: Address, split: str, there: list[str]) -> str:
     )
 
 
-def _builder(repo: str, sha: str) -> Any:
+def _builder(repo: str, sha: str, config: str | None) -> Any:
+    def build(datasets: Any) -> Any:
+        try:
+            return datasets.load_dataset_builder(repo, config, revision=sha)
+        except ValueError as error:
+            if config is None and "Config name is missing" in str(error):
+                there = [str(name) for name in datasets.get_dataset_config_names(repo, revision=sha)]
+                raise parquet.several(f"the data set {repo}", there) from error
+            raise
+
+    return _asked(repo, build)
+
+
+def _asked(repo: str, ask: Callable[[Any], Any]) -> Any:
+    """What the Hub's loader answers.
+
+    Raises:
+        EBMError: it cannot read the set.
+    """
     datasets = _datasets(repo)
     try:
-        return datasets.load_dataset_builder(repo, revision=sha)
+        return ask(datasets)
     except (
-        ValueError,  # several configurations, of which one must be named
+        ValueError,
         datasets.exceptions.DatasetNotFoundError,
         datasets.exceptions.DataFilesNotFoundError,
     ) as error:
@@ -261,7 +350,8 @@ def _datasets(repo: str) -> Any:
 
 
 def _load(part: Part) -> Any:
-    return _datasets(part.repo).load_dataset(part.repo, revision=part.revision, split=part.name)
+    config = part.config or None
+    return _datasets(part.repo).load_dataset(part.repo, config, revision=part.revision, split=part.name)
 
 
 def _generic(part: Part, n: int) -> Iterator[Item]:

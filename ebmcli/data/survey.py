@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from ebmcli.data.bundled import bundled, resolve
+from ebmcli.data.chosen import chosen
 from ebmcli.data.decode import Form, open_picture, read_picture
 from ebmcli.data.readers import open_source
 from ebmcli.data.remote import address_of, open_remote
@@ -46,7 +47,11 @@ def survey(source: str, split: str = "train") -> Survey:
         EBMError: as `ebmcli.data.load`, or none of them can be opened.
     """
     address = address_of(source)
-    opened = open_remote(address, split) if address else open_source(resolve(source), split)
+    place, column, config = chosen(source)
+    if address:
+        opened = open_remote(address, split, column=column, config=config)
+    else:
+        opened = open_source(resolve(place), split, column, config)
     sides: list[int] = []
     coloured = 0
     for _, payload in itertools.islice(opened.items(min(LOOKED_AT, opened.count)), LOOKED_AT):

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ebmcli.data.bundled import bundled
+from ebmcli.data.chosen import chosen
 from ebmcli.data.images import ImageSet, load
 from ebmcli.data.remote import address_of
 from ebmcli.data.toys import TOYS, Toy, load_toy
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 class ImageData:
     """Draws images with replacement from a set; `flip` mirrors each left to right with probability 1/2.
 
-    `address` is `user/name@commit` of a set of the Hub, else None.
+    `address` is `user/name@commit` of a set of the Hub, with what was chosen of it, else None.
     """
 
     def __init__(self, images: ImageSet, flip: bool = False) -> None:
@@ -32,7 +33,9 @@ class ImageData:
         self.name = images.name
         self.identity = images.identity
         self.shape = images.shape
-        self.address = f"{images.name}@{images.revision}" if images.revision else None
+        named = chosen(images.name)
+        at = named._replace(place=f"{named.place}@{images.revision}")
+        self.address = str(at) if images.revision else None
 
     def draw(self, n: int, generator: np.random.Generator) -> Tensor:
         """`n` images [n c h w] float32 in [-1, 1]."""
@@ -86,7 +89,7 @@ def open_data(
             tell=False,
         )
     except EBMError as error:
-        if path is None and address_of(source) is None and not typed_path(source).exists():
+        if path is None and address_of(source) is None and not typed_path(chosen(source).place).exists():
             error.message = f"this recipe's data, {source}, is not on this machine"
             error.hint = f"give local files with --data PATH, or a set of the package: {', '.join(bundled())}"
         raise
