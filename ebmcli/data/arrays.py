@@ -13,6 +13,7 @@ from ebmcli.data.listing import File, Listing
 from ebmcli.data.npy import Array
 from ebmcli.data.source import PICTURES, SPLITS, Source
 from ebmcli.errors import EBMError
+from ebmcli.text import shortened
 
 if TYPE_CHECKING:
     import numpy as np
@@ -138,7 +139,9 @@ def _check(array: Array) -> Layout:
             _type_hint(array),
         )
     if layout is None:
-        raise EBMError(f"{array.where}: expected {_SHAPES}, received {list(array.shape)}", _shape_hint(array.shape))
+        raise EBMError(
+            f"{array.where}: expected {_SHAPES}, received {shortened(list(array.shape), 60)}", _shape_hint(array.shape)
+        )
     return layout
 
 

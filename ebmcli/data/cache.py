@@ -28,6 +28,7 @@ except ImportError:
     fcntl = None  # type: ignore[assignment]
 
 from ebmcli.errors import EBMError
+from ebmcli.storage.plain import check_plain
 from ebmcli.storage.private import cache_folder
 
 if TYPE_CHECKING:
@@ -60,11 +61,13 @@ class Kept(NamedTuple):
 def entries() -> list[Kept]:
     """All whole entries, the newest last."""
     found = []
-    for note in sorted(folder().glob("*.json"), key=lambda path: path.stat().st_mtime):
+    for note in folder().glob("*.json"):
         kept = find(note.stem)
         if kept:
-            found.append(Kept(note.stem, note.with_suffix(".npy").stat().st_size, kept[1]))
-    return found
+            with suppress(OSError):  # taken out by another process meanwhile
+                size, written = note.with_suffix(".npy").stat().st_size, note.stat().st_mtime
+                found.append((written, Kept(note.stem, size, kept[1])))
+    return [kept for _, kept in sorted(found, key=lambda pair: pair[0])]
 
 
 def remove(key: str) -> None:
@@ -93,14 +96,25 @@ def find(key: str) -> tuple[np.ndarray, dict[str, Any]] | None:
     """The entry of that key, memory-mapped read-only, and its JSON; None where no whole one is."""
     import numpy as np
 
+    from ebmcli.storage.reading import read_json
+
     array_path, meta_path = _paths(key)
     try:
-        meta = json.loads(meta_path.read_text(encoding="utf-8"))
+        meta = read_json(meta_path, dict[str, Any])
+        if not _fits(meta):
+            return None
+        check_plain(array_path)
         array = np.load(array_path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError):
+    except Exception:  # what NumPy raises on a damaged file is not one class; a damaged entry is decoded anew
         return None
-    whole = array.dtype == np.uint8 and isinstance(meta, dict) and list(array.shape) == meta.get("shape")
+    whole = array.dtype == np.uint8 and array.ndim == 4 and list(array.shape) == meta["shape"]
     return (array, meta) if whole else None
+
+
+def _fits(meta: dict[str, Any]) -> bool:
+    """Whether a note has what every entry has; further keys have defaults."""
+    lists = all(isinstance(meta.get(key), list) for key in ("shape", "skipped", "notes"))
+    return lists and isinstance(meta.get("identity"), str) and all(isinstance(x, str) for x in meta["notes"])
 
 
 class Writer:

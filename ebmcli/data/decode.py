@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from ebmcli.data.source import LARGEST
 from ebmcli.errors import EBMError
 from ebmcli.storage.plain import check_plain
+from ebmcli.text import shortened
 
 if TYPE_CHECKING:
     import numpy as np
@@ -335,9 +336,11 @@ def _decode_pixels(pixels: np.ndarray, form: Form) -> np.ndarray:
 
 
 def _mostly_bad(bad: dict[str, str], done: int, source: Source) -> EBMError:
-    shown = "; ".join(f"{name} ({reason})" for name, reason in itertools.islice(bad.items(), _SHOWN))
+    some = itertools.islice(bad.items(), _SHOWN)
+    shown = "; ".join(f"{shortened(name, 80)} ({shortened(reason)})" for name, reason in some)
+    where = f", in {source.files[0].path}" if len(source.files) == 1 else ""
     return EBMError(
-        f"most images cannot be decoded: {len(bad):,} of the first {done:,} of {source.count:,}, as {shown}",
+        f"most images cannot be decoded: {len(bad):,} of the first {done:,} of {source.count:,}, as {shown}{where}",
         "check that the files were copied whole and are images",
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 import zipfile
 from collections.abc import Iterator
@@ -12,11 +13,13 @@ from typing import IO, TYPE_CHECKING, NamedTuple
 from ebmcli.data.archives import budget
 from ebmcli.data.source import LARGEST, unpacking
 from ebmcli.errors import EBMError
+from ebmcli.text import shortened
 
 if TYPE_CHECKING:
     import numpy as np
 
 _NPY, ZIP = b"\x93NUMPY", b"PK\x03\x04"
+_HEADER = 2**17  # bytes that a header has at most
 _BLOCK = 2**21  # bytes read at once
 _WHOLE = 2**29  # bytes of an array that has to be in memory as a whole
 _AGAIN = "copy or download the file again"
@@ -85,19 +88,20 @@ def open_array(path: Path, member: str = "") -> Array:
     readers = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
     where = f"{path}[{member}]" if member else str(path)
     with _stream(path, member) as stream:
+        head = io.BytesIO(stream.read(_HEADER))  # a header may claim any length, and memory would be asked for it
         try:
-            version = npy.read_magic(stream)
+            version = npy.read_magic(head)
             if version not in readers:
                 raise ValueError(f"version {version[0]}.{version[1]} of the format is not known")
-            shape, fortran, dtype = readers[version](stream)
+            shape, fortran, dtype = readers[version](head)
         except Exception as error:  # what NumPy raises on a damaged header is not one class
             what = " ".join(str(error).split())[:200] or type(error).__name__
             raise EBMError(f"{where} is not a NumPy array: {what}", "save it with numpy.save or savez") from error
-        found = Array(path, member, tuple(int(side) for side in shape), fortran, dtype, stream.tell())
+        found = Array(path, member, tuple(int(side) for side in shape), fortran, dtype, head.tell())
     if dtype.hasobject:
         raise EBMError(f"{where} holds Python objects, which are never unpickled", "save the images as uint8")
     if any(side < 0 for side in found.shape):
-        raise EBMError(f"{where} is damaged: its header claims the shape {list(found.shape)}", _AGAIN)
+        raise EBMError(f"{where} is damaged: its header claims the shape {shortened(list(found.shape), 60)}", _AGAIN)
     expected, received = math.prod(found.shape) * dtype.itemsize, _size(path, member) - found.start
     if received < expected:
         raise _truncated(found, expected, received)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from helpers.hub_server import PAGE, Hub, online
 
-from ebmcli.data import remote
+from ebmcli.data import noted, remote
 from ebmcli.errors import EBMError, Exit
 from ebmcli.hub import Address, client, search
 from ebmcli.models import lookup
@@ -121,8 +121,8 @@ def test_a_data_set_in_the_cache_serves(hub: Hub, monkeypatch: pytest.MonkeyPatc
     """`data fetch --again`, where the newest commit cannot be asked for."""
     monkeypatch.setenv("EBM_CACHE", str(tmp_path / "cache"))
     sha = hub.put("ann/pictures", {"train.parquet": b"not read here"}, kind="dataset")
-    part = remote.Part("ann/pictures", sha, "train", "image", ("train.parquet",), 1)
-    remote._keep(Address("ann/pictures"), "train", part)
+    part = noted.Part("ann/pictures", sha, "train", "image", ("train.parquet",), 1)
+    noted.keep(Address("ann/pictures"), "train", part)
     assert remote.fetch(Address("ann/pictures"), "train") == part  # brings the file
     hub.fault("", **PAGE)
     assert remote.fetch(Address("ann/pictures"), "train", again=True) == part

@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hub_server import Hub, online
+from helpers.hub_server import Hub, online
 from PIL import Image
-from public_sets import zipped
-from quick import ebm, fails
+from helpers.public_sets import zipped
+from helpers.quick import ebm, fails
 
 from ebmcli.data import load
 from ebmcli.data.chosen import Chosen, absolute, chosen
