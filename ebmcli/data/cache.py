@@ -30,6 +30,7 @@ except ImportError:
 from ebmcli.errors import EBMError
 from ebmcli.storage.plain import check_plain
 from ebmcli.storage.private import cache_folder
+from ebmcli.storage.reading import read_json
 
 if TYPE_CHECKING:
     import numpy as np
@@ -95,8 +96,6 @@ def remove_unfinished() -> int:
 def find(key: str) -> tuple[np.ndarray, dict[str, Any]] | None:
     """The entry of that key, memory-mapped read-only, and its JSON; None where no whole one is."""
     import numpy as np
-
-    from ebmcli.storage.reading import read_json
 
     array_path, meta_path = _paths(key)
     try:

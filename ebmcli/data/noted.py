@@ -15,6 +15,7 @@ from ebmcli.data import cache
 from ebmcli.errors import EBMError
 from ebmcli.hub import client
 from ebmcli.hub.address import Address
+from ebmcli.storage.files import write_whole
 
 
 class Part(NamedTuple):
@@ -87,8 +88,6 @@ def _note(address: Address) -> Path:
 
 def keep(address: Address, split: str, part: Part) -> None:
     """Note a part; parts of another commit go, so that splits belong together. A read-only cache stays as it is."""
-    from ebmcli.storage.files import write_whole
-
     path = _note(address)
     try:
         raw = json.loads(path.read_text(encoding="utf-8"))

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 from helpers.hub_server import Hub, online
-from PIL import Image
 from helpers.public_sets import zipped
 from helpers.quick import ebm, fails
+from PIL import Image
 
 from ebmcli.data import load
 from ebmcli.data.chosen import Chosen, absolute, chosen

@@ -16,8 +16,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
 from helpers.public_sets import parquet, zipped
+from PIL import Image
 
 from ebmcli import recipe
 from ebmcli.data import cache, load, remote
