@@ -66,7 +66,6 @@ HEAVY = [
 LAZY: frozenset[tuple[str, str]] = frozenset(
     {
         ("data.images", "data.remote"),
-        ("data.remote", "storage.files"),
         ("landscape.draw", "media"),
         ("landscape.draw", "media.plots"),
         ("longrun.folder", "models.checkpoint"),
