@@ -7,7 +7,6 @@ a long run may be anybody's, so its code is imported only where the user allows 
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from ebmcli.errors import ConsentError, EBMError
 from ebmcli.recipe.agreement import contradictions
 from ebmcli.recipe.files import read
 from ebmcli.recipe.sections import Recipe
+from ebmcli.storage.paths import typed_path
 
 MARKS = ("model.safetensors", "run.json", "sweep.json", "longrun.json")
 """Files that make a folder one of a model, a run, a sweep or a long run; what lies in it, however deep, came along."""
@@ -25,7 +25,7 @@ NETWORK = "potential.network"
 
 def received(address: str | Path) -> str:
     """Why the recipe at `address` is not the user's own file; empty where it is."""
-    path = Path(os.fspath(address)).expanduser()
+    path = typed_path(address)
     if path.suffix != ".toml" or not path.is_file():
         return "only a recipe file that you name by its own path, ending in .toml, counts as yours"
     for folder in path.resolve().parents:
@@ -56,7 +56,7 @@ def may_import(recipe: Recipe, address: str | Path, trusted: bool, overrides: Se
         raise ConsentError(
             f"recipe {address} names code to run as its network ({name}), which is not done unasked: {foreign}"
         )
-    _check_beside(Path(address).expanduser())
+    _check_beside(typed_path(address))
     return True
 
 
