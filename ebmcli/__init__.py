@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from ebmcli.models.lookup import load
     from ebmcli.models.sampling import sample
     from ebmcli.networks import build
-    from ebmcli.publish.hub_mixin import Potential
+    from ebmcli.potential import Potential
     from ebmcli.random.streams import Stream
     from ebmcli.sampler import Langevin
     from ebmcli.training.trainer import Trainer
@@ -31,7 +31,7 @@ _HOMES = {
     "EBMError": "ebmcli.errors",
     "Langevin": "ebmcli.sampler",
     "ModelConfig": "ebmcli.models.checkpoint",
-    "Potential": "ebmcli.publish.hub_mixin",
+    "Potential": "ebmcli.potential",
     "Stream": "ebmcli.random.streams",
     "Trainer": "ebmcli.training.trainer",
     "build": "ebmcli.networks",

@@ -185,6 +185,7 @@ def load(
         )
     potential = Potential(network, config.shape, config.energy_scale, config.temperature, backend, precision)
     bank = tensors["bank"].float() if "bank" in tensors else None
+    potential.config, potential.bank, potential.recipe, potential.digest = config, bank, recipe, checksum
     return Checkpoint(potential.eval(), config, bank, recipe, checksum)
 
 

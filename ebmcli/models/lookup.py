@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import difflib
 import os
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from ebmcli.errors import EBMError, UsageError
 from ebmcli.hub import Address, parse
 from ebmcli.models.checkpoint import FILE, Checkpoint
 from ebmcli.models.checkpoint import load as load_file
+from ebmcli.models.pull import fetch
 from ebmcli.storage.paths import typed_path
 
 DEFAULT = "mnist-shortrun"
@@ -35,18 +38,23 @@ class Found(NamedTuple):
     """`user/repo@commit`, or empty"""
 
 
-def load(model: str | Path | None = None, **options: Any) -> Checkpoint:
+def load(
+    model: str | Path | None = None, fetching: Mapping[str, Any] = MappingProxyType({}), **options: Any
+) -> Checkpoint:
     """The model that MODEL means, in memory.
 
     Args:
         model: a bundled name, a file, a folder, a run, or `user/repo[@revision]` on the Hub; left out, the default.
+        fetching: as `look_up`.
         options: as `ebmcli.models.checkpoint.load`: device, backend, precision, energy_scale, weights, trusted.
 
     Raises:
         EBMError: as `find` and `ebmcli.models.checkpoint.load`.
     """
-    found = look_up(model, bool(options.get("trusted")))
-    return load_file(found.path, **options)._replace(origin=found.origin)
+    found = look_up(model, bool(options.get("trusted")), fetching)
+    loaded = load_file(found.path, **options)._replace(origin=found.origin)
+    loaded.potential.origin = found.origin
+    return loaded
 
 
 def is_model(model: str) -> bool:
@@ -68,11 +76,19 @@ def find(model: str | Path | None = None) -> Path:
     return look_up(model).path
 
 
-def look_up(model: str | Path | None = None, trusted: bool = False) -> Found:
+def look_up(
+    model: str | Path | None = None, trusted: bool = False, fetching: Mapping[str, Any] = MappingProxyType({})
+) -> Found:
     """The checkpoint file that MODEL means: a bundled name first, then a path, then an id on the Hub.
 
     A model of the Hub is downloaded into the Hub's cache (`HF_HOME`) where that has it not; one that names code as
     its network only if it is `trusted`.
+
+    Args:
+        model: as `load`.
+        trusted: allow a model that names code as its network.
+        fetching: for a model of the Hub its `revision`, and what `ebmcli.models.pull.fetch` takes: token, cache_dir,
+            force, local_only.
 
     Raises:
         UsageError: an empty name.
@@ -92,7 +108,7 @@ def look_up(model: str | Path | None = None, trusted: bool = False) -> Found:
         return Found(path)
     address = parse(name)
     if address is not None:
-        return _from_hub(address, path, trusted)
+        return _from_hub(address, path, trusted, **fetching)
     near = difflib.get_close_matches(name.replace("_", "-"), bundled(), n=1)
     hint = f"did you mean {near[0]}?" if near else f"bundled models: {', '.join(bundled()) or 'none'}"
     raise EBMError(f"no model {name!r}: neither a bundled name nor a path", hint)
@@ -108,11 +124,10 @@ def label(name: str) -> str:
     return path.name if path.is_dir() else path.parent.name if path.name == FILE else path.stem
 
 
-def _from_hub(address: Address, path: Path, trusted: bool) -> Found:
-    from ebmcli.models.pull import fetch
-
+def _from_hub(address: Address, path: Path, trusted: bool, revision: str | None = None, **fetching: Any) -> Found:
+    address = address if revision is None else address._replace(revision=revision)
     try:
-        fetched = fetch(address, trusted=trusted)
+        fetched = fetch(address, trusted=trusted, **fetching)
     except EBMError as error:
         if path.parent.is_dir():  # runs/mnist mistyped is an address too
             there = sorted(p.parent.name for p in path.parent.glob(f"*/{FILE}"))

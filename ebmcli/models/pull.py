@@ -12,6 +12,7 @@ from ebmcli.hub import client
 from ebmcli.hub.address import Address
 from ebmcli.hub.client import Fetched
 from ebmcli.models.checkpoint import FILE, examine
+from ebmcli.storage.files import write_whole
 
 log = logging.getLogger("ebmcli.hub")
 
@@ -93,8 +94,6 @@ def _remember(kept: Fetched, name: str) -> None:
     note = refs / name
     try:
         if not note.is_file() or note.read_text() != kept.revision:
-            from ebmcli.storage.files import write_whole
-
             note.parent.mkdir(parents=True, exist_ok=True)
             write_whole(note, kept.revision)
     except (OSError, EBMError):

@@ -176,6 +176,7 @@ def test_the_library(hub: Hub, model: Path, tmp_path: Path, python) -> None:
 import torch, ebmcli
 p = ebmcli.Potential.from_pretrained("ann/tiny", revision="main", cache_dir="elsewhere")
 assert p.origin.startswith("ann/tiny@") and p.bank.shape == (32, 1, 16, 16)
+assert p.checkpoint.digest == ebmcli.load({str(model)!r}).digest
 x, energy = ebmcli.sample(p.checkpoint, count=2, steps=2)
 assert torch.equal(x, ebmcli.sample(ebmcli.load({str(model)!r}), count=2, steps=2)[0])
 p.save_pretrained("saved")

@@ -18,10 +18,12 @@ from safetensors.torch import load as from_bytes
 from safetensors.torch import save as to_bytes
 from torch import nn
 
+import ebmcli
 from ebmcli.errors import EBMError
 from ebmcli.models import checkpoint
 from ebmcli.models.checkpoint import BANK_STATES, FILE, ModelConfig
 from ebmcli.networks import build
+from ebmcli.potential import Potential
 from ebmcli.recipe import load as load_recipe
 from ebmcli.recipe import loads
 from ebmcli.training.run_folder import Run
@@ -122,6 +124,28 @@ def test_equal_models_are_equal_files_whatever_the_length_of_their_header(tmp_pa
         assert checkpoint.load(path).recipe == "#" * extra
         firsts.add(path.read_bytes()[0])
     assert 0x80 in firsts
+
+
+def test_a_loaded_potential_is_the_class_that_everybody_uses(file: Path) -> None:
+    """There is one class: what is loaded has the Hub's methods, its settings, and the digest of its file."""
+    loaded = ebmcli.load(file)
+    assert type(loaded.potential) is ebmcli.Potential is Potential
+    again = ebmcli.Potential.from_pretrained(file)
+    assert again.checkpoint.digest == loaded.potential.checkpoint.digest == loaded.digest
+    assert again.config == loaded.config
+    assert torch.equal(again.network.state_dict()["f.0.weight"], loaded.potential.network.state_dict()["f.0.weight"])
+
+
+def test_from_pretrained_heeds_precision_and_other_settings(file: Path) -> None:
+    """What `ebmcli.load` takes reaches the potential, in a class of the caller's own too."""
+
+    class Own(ebmcli.Potential):
+        """A class of somebody's."""
+
+    config = CONFIG.model_copy(update={"regime": "non-convergent"})
+    checkpoint.save(file, network().state_dict(), config)
+    made = Own.from_pretrained(file, precision="bf16", backend="stack", energy_scale=3.0)
+    assert (type(made), made.precision, made.requested_backend, made.energy_scale) == (Own, "bf16", "stack", 3.0)
 
 
 def test_average_and_last_weights(tmp_path: Path) -> None:
