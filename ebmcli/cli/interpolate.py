@@ -22,27 +22,38 @@ COLUMNS = 10
 """Images of a pair in the strip."""
 
 
+Pairs = Annotated[
+    int, typer.Option("--pairs", "-n", metavar="N", min=1, help="Pairs of starts, a row of the strip each.")
+]
+Frames = Annotated[
+    int, typer.Option("--frames", metavar="N", min=3, help="Images from one end of a pair to the other, both included.")
+]
+Out = Annotated[
+    Path | None,
+    typer.Option(
+        "--out", "-o", metavar="PATH", help="The strip to write, a PNG.", show_default="MODEL-interpolation.png"
+    ),
+]
+Video = Annotated[
+    Path | None,
+    typer.Option(
+        "--video", metavar="PATH", help="The film to write: there and back.", show_default="beside the strip, .mp4"
+    ),
+]
+Fps = Annotated[float, typer.Option("--fps", metavar="F", min=1, max=120, help="Frames a second of the film.")]
+
+
 def interpolate(
     model: options.Model = None,
-    pairs: Annotated[int, typer.Option("--pairs", "-n", metavar="N", min=1, help="Rows of the strip.")] = 6,
-    frames: Annotated[
-        int, typer.Option("--frames", metavar="N", min=3, help="Images of a pair, both ends included.")
-    ] = 64,
+    pairs: Pairs = 6,
+    frames: Frames = 64,
     steps: options.Steps = None,
     step_size: options.StepSize = None,
     noise: options.Noise = None,
     seed: options.Seed = 0,
-    out: Annotated[
-        Path | None,
-        typer.Option("--out", "-o", metavar="PATH", help="The strip, a PNG.", show_default="MODEL-interpolation.png"),
-    ] = None,
-    video: Annotated[
-        Path | None,
-        typer.Option(
-            "--video", metavar="PATH", help="There and back as a film.", show_default="beside the strip, .mp4"
-        ),
-    ] = None,
-    fps: Annotated[float, typer.Option("--fps", metavar="F", min=1, max=120, help="Of the film.")] = 30.0,
+    out: Out = None,
+    video: Video = None,
+    fps: Fps = 30.0,
     trust_code: options.TrustCode = False,
     device: options.Device = "auto",
     backend: options.Backend = "auto",
@@ -91,12 +102,12 @@ def interpolate(
     shown = found.at(COLUMNS)
     media.save_png(media.grid(shown.x.flatten(0, 1), columns=len(shown.angles), width=1000), strip, about)
     made = save_video(film, _frames(found), fps, about)
-
-    output.say(
-        f"{name}: {pairs} pairs, {frames} images each, {generator.steps} steps, seed {seed}; the largest step between "
-        f"neighbours is {shown.jump.max():.2g} times a pair's median in the strip, {found.jump.max():.2g} times in the "
-        f"film, where the median changes a pixel by {found.steps.median():.3g}: {strip}, {film} ({made.seconds:.3g} s)"
+    how = f"{name}: {pairs} pairs, {frames} images each, {generator.steps} steps, seed {seed}"
+    smooth = (
+        f"the largest step between neighbours is {shown.jump.max():.2g} times a pair's median in the strip, "
+        f"{found.jump.max():.2g} times in the film, where the median changes a pixel by {found.steps.median():.3g}"
     )
+    output.say(f"{how}; {smooth}: {strip}, {film} ({made.seconds:.3g} s)")
     output.result(
         {
             "out": strip,

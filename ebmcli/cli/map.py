@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from ebmcli.landscape.store import Folder
     from ebmcli.landscape.subject import Subject
 
+KEPT = frozenset(["resume", "trust_code", "batch_size", "device", "backend", "threads", "json", "quiet"])
+"""Options that may be given again for a map that goes on: none of them changes it."""
 STAGES = {
     "chains": ("long chains", "steps"),
     "descent": ("descent", "states"),
@@ -28,63 +30,115 @@ STAGES = {
 }
 
 
+Samples = Annotated[
+    int,
+    typer.Option("--samples", "-n", metavar="N", min=2, max=20000, help="How many metastable states are looked for."),
+]
+Start = Annotated[
+    str | None,
+    typer.Option(
+        "--start",
+        metavar="WHERE",
+        help="Where long chains start: bank, data, noise, or bank+data.",
+        show_default="what is at hand",
+    ),
+]
+Steps = Annotated[
+    int,
+    typer.Option(
+        "--steps", metavar="N", min=0, help="Longest chain; it ends earlier once its energy no longer drifts."
+    ),
+]
+Quench = Annotated[
+    int, typer.Option("--quench", metavar="N", min=0, help="Steps of gradient descent that cool each chain.")
+]
+Alpha = Annotated[
+    float | None,
+    typer.Option(
+        "--alpha",
+        metavar="A",
+        min=1e-9,
+        help="Strength of the pull towards the target, per pixel unit.",
+        show_default="from a grid",
+    ),
+]
+Temperature = Annotated[
+    float | None,
+    typer.Option(
+        "--temperature",
+        metavar="T",
+        min=1e-9,
+        help="Temperature at which chains travel between states.",
+        show_default="from a grid",
+    ),
+]
+StepSize = Annotated[
+    float | None,
+    typer.Option(
+        "--step-size",
+        metavar="E",
+        min=1e-9,
+        help="Step size ε of travel, pixel units.",
+        show_default="by the temperature",
+    ),
+]
+Adjust = Annotated[bool, typer.Option("--adjust", help="Test each step of travel by Metropolis–Hastings.")]
+Patience = Annotated[
+    int,
+    typer.Option(
+        "--patience", metavar="M", min=1, help="Travel has failed after so many steps without getting nearer."
+    ),
+]
+Rounds = Annotated[
+    int,
+    typer.Option("--rounds", metavar="N", min=1, max=60, help="How often a state is tried against its nearest basins."),
+]
+Trials = Annotated[
+    int, typer.Option("--trials", metavar="N", min=1, max=60, help="Attempts in each direction for one barrier.")
+]
+Neighbours = Annotated[
+    int, typer.Option("--neighbours", metavar="N", min=1, help="To how many nearest basins each basin is connected.")
+]
+Leaves = Annotated[
+    int,
+    typer.Option(
+        "--leaves", metavar="N", min=2, help="How many basins the figure shows at most; the largest come first."
+    ),
+]
+From = Annotated[
+    Path | None,
+    typer.Option("--from", metavar="A.png", help="Draw the way from this picture to that of --to, not a map."),
+]
+To = Annotated[Path | None, typer.Option("--to", metavar="B.png", help="The other end of the way from --from.")]
+Recall = Annotated[
+    Path | None,
+    typer.Option("--recall", metavar="PICTURE", help="Let a damaged picture relax into its basin; no map is made."),
+]
+Resume = Annotated[
+    Path | None, typer.Option("--resume", metavar="FOLDER", help="Go on with an interrupted map, to the very same map.")
+]
+
+
 def map_(
+    ctx: typer.Context,
     model: options.Model = None,
-    samples: Annotated[int, typer.Option("--samples", "-n", metavar="N", min=2, max=20000, help="States.")] = 200,
-    start: Annotated[
-        str | None,
-        typer.Option(
-            "--start",
-            metavar="WHERE",
-            help="Where long chains start: bank, data, noise, or bank+data.",
-            show_default="what is at hand",
-        ),
-    ] = None,
-    steps: Annotated[
-        int, typer.Option("--steps", metavar="N", min=0, help="Most steps of a long chain; it ends when at rest.")
-    ] = 2000,
-    quench: Annotated[int, typer.Option("--quench", metavar="N", min=0, help="Steps of descent after that.")] = 4000,
-    alpha: Annotated[
-        float | None,
-        typer.Option(
-            "--alpha", metavar="A", min=1e-9, help="Strength of the pull, 1/pixel.", show_default="from a grid"
-        ),
-    ] = None,
-    temperature: Annotated[
-        float | None,
-        typer.Option("--temperature", metavar="T", min=1e-9, help="Of travel.", show_default="from a grid"),
-    ] = None,
-    step_size: Annotated[
-        float | None,
-        typer.Option("--step-size", metavar="E", min=1e-9, help="ε of travel, pixel units.", show_default="by T"),
-    ] = None,
-    adjust: Annotated[bool, typer.Option("--adjust", help="Metropolis–Hastings adjust the travel.")] = False,
-    patience: Annotated[
-        int,
-        typer.Option("--patience", metavar="M", min=1, help="Steps without getting nearer until travel has failed."),
-    ] = 400,
-    rounds: Annotated[
-        int,
-        typer.Option("--rounds", metavar="N", min=1, max=60, help="Times a state is tried against its nearest basins."),
-    ] = 3,
-    trials: Annotated[int, typer.Option("--trials", metavar="N", min=1, max=60, help="Each way, for a barrier.")] = 4,
-    neighbours: Annotated[
-        int, typer.Option("--neighbours", metavar="N", min=1, help="Basins that each is connected with.")
-    ] = 15,
-    leaves: Annotated[
-        int, typer.Option("--leaves", metavar="N", min=2, help="Most basins that the figure shows, the largest.")
-    ] = 60,
-    from_: Annotated[
-        Path | None, typer.Option("--from", metavar="A.png", help="Instead of a map: the way from this picture …")
-    ] = None,
-    to: Annotated[Path | None, typer.Option("--to", metavar="B.png", help="… to this one, both ways.")] = None,
-    recall: Annotated[
-        Path | None,
-        typer.Option("--recall", metavar="PICTURE", help="Instead of a map: let a damaged picture relax."),
-    ] = None,
-    resume: Annotated[
-        Path | None, typer.Option("--resume", metavar="FOLDER", help="Go on with a map that was interrupted.")
-    ] = None,
+    samples: Samples = 200,
+    start: Start = None,
+    steps: Steps = 2000,
+    quench: Quench = 4000,
+    alpha: Alpha = None,
+    temperature: Temperature = None,
+    step_size: StepSize = None,
+    adjust: Adjust = False,
+    patience: Patience = 400,
+    rounds: Rounds = 3,
+    trials: Trials = 4,
+    neighbours: Neighbours = 15,
+    leaves: Leaves = 60,
+    from_: From = None,
+    to: To = None,
+    recall: Recall = None,
+    resume: Resume = None,
     data: options.Data = None,
     seed: options.Seed = 0,
     out: options.Out = None,
@@ -105,6 +159,8 @@ def map_(
     """
     output = Output(json=json, quiet=quiet)
     _check(from_, to, recall, resume, model)
+    if resume is not None:
+        _refuse_others(ctx)
 
     from ebmcli.engine import device as devices
     from ebmcli.landscape.mapping import MapSettings
@@ -151,6 +207,18 @@ def _check(from_: Path | None, to: Path | None, recall: Path | None, resume: Pat
         raise UsageError("--from, --recall and --resume exclude each other", "give one of them")
     if resume is not None and model is not None:
         raise UsageError("--resume knows its model", "leave out MODEL")
+
+
+def _refuse_others(ctx: typer.Context) -> None:
+    """A map that goes on keeps its settings: an option that would change it is refused, not ignored.
+
+    Raises:
+        UsageError: one was given.
+    """
+    for param in ctx.command.params:
+        source = ctx.get_parameter_source(str(param.name))
+        if param.name not in KEPT and source is not None and source.name == "COMMANDLINE":
+            raise UsageError(f"{param.opts[0]} is for a new map, not for --resume", "a map keeps its settings")
 
 
 def _begin(

@@ -16,6 +16,8 @@ from ebmcli.native import cores
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from ebmcli.models.generator import Generator
+
 ROWS = 4
 """Moments that the picture shows, the last one included."""
 
@@ -28,31 +30,48 @@ class Gradient(StrEnum):
     cheap = "cheap"
 
 
+From = Annotated[
+    str, typer.Option("--from", metavar="IMAGES", help="Images to reconstruct: data, or a path to your own.")
+]
+Iterations = Annotated[int, typer.Option("--iterations", metavar="N", min=0, help="Iterations of gradient descent.")]
+GradientOption = Annotated[
+    Gradient,
+    typer.Option(
+        "--gradient", help="exact goes back through the chain; cheap is equal to it for piecewise linear networks."
+    ),
+]
+Rate = Annotated[float, typer.Option("--rate", metavar="R", min=1e-6, help="Length of the first step of descent.")]
+Noise = Annotated[
+    float | None,
+    typer.Option(
+        "--noise",
+        metavar="T",
+        min=0.0,
+        help="Langevin noise τ, the same at each iteration; 0 for none.",
+        show_default="the model's own",
+    ),
+]
+Out = Annotated[
+    Path | None,
+    typer.Option(
+        "--out", "-o", metavar="PATH", help="The picture to write, PNG or SVG.", show_default="MODEL-reconstruction.png"
+    ),
+]
+
+
 def reconstruct(
     model: options.Model = None,
-    from_: Annotated[
-        str, typer.Option("--from", metavar="IMAGES", help="data, or a path to images of your own.")
-    ] = "data",
+    from_: From = "data",
     count: options.Count = 8,
-    iterations: Annotated[int, typer.Option("--iterations", metavar="N", min=0, help="Of gradient descent.")] = 60,
-    gradient: Annotated[
-        Gradient, typer.Option("--gradient", help="exact, or cheap where it is equal: piecewise linear networks.")
-    ] = Gradient.auto,
-    rate: Annotated[float, typer.Option("--rate", metavar="R", min=1e-6, help="Of the first step.")] = 0.5,
+    iterations: Iterations = 60,
+    gradient: GradientOption = Gradient.auto,
+    rate: Rate = 0.5,
     steps: options.Steps = None,
     step_size: options.StepSize = None,
-    noise: Annotated[
-        float | None,
-        typer.Option("--noise", metavar="T", min=0.0, help="τ, held fixed; 0: none.", show_default="the model's own"),
-    ] = None,
+    noise: Noise = None,
     data: options.Data = None,
     seed: options.Seed = 0,
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            "--out", "-o", metavar="PATH", help="A picture, PNG or SVG.", show_default="MODEL-reconstruction.png"
-        ),
-    ] = None,
+    out: Out = None,
     trust_code: options.TrustCode = False,
     device: options.Device = "auto",
     backend: options.Backend = "auto",
@@ -67,13 +86,10 @@ def reconstruct(
     error a pixel on the scale of [-1, 1]. The exact gradient holds 2√steps states and one step's activations.
     """
     output = Output(json=json, quiet=quiet)
-    import torch
-
     from ebmcli.engine import device as devices
     from ebmcli.media import plots, refuse_foreign
     from ebmcli.models import lookup
     from ebmcli.models.generator import Generator
-    from ebmcli.models.generator import reconstruct as descend
     from ebmcli.models.sampling import SampleSettings, metadata, starts
 
     name = model or lookup.default()
@@ -91,25 +107,14 @@ def reconstruct(
     settings = SampleSettings.of(
         loaded, start=from_, steps=steps, step_size=step_size, noise=noise, count=count, seed=seed, data=data
     )
-    images = starts(loaded, settings)
     generator = Generator(loaded, steps, step_size, noise, seed)
     exact = gradient is Gradient.exact or (gradient is Gradient.auto and not generator.is_piecewise_linear)
-    moments = {round(iterations * (i / (ROWS - 1)) ** 2) for i in range(ROWS)}
-    curve: list[Tensor] = []
-    rows: dict[int, Tensor] = {}
-    with output.progress("reconstructing", iterations + 1, unit="iterations", every=30.0) as bar:
-        for attempt in descend(generator, images, iterations, exact, rate):
-            curve.append(attempt.best)
-            if attempt.iteration in moments:
-                rows[attempt.iteration] = attempt.x
-            bar.update(mse=float(attempt.best.mean()))
-
-    errors = torch.stack(curve)
     about = {
         **metadata(loaded, settings),
         "reconstruction": {"iterations": iterations, "gradient": "exact" if exact else "cheap", "rate": rate},
     }
-    _picture(images, rows, attempt.z, errors, target, about)
+    images = starts(loaded, settings)
+    errors = _descend(generator, images, iterations, exact, rate, target, about, output)
     final = errors[-1]
     output.say(
         f"{name}: {count} images, {iterations} iterations of {generator.steps} steps, "
@@ -125,6 +130,35 @@ def reconstruct(
             **about,
         }
     )
+
+
+def _descend(
+    generator: Generator,
+    images: Tensor,
+    iterations: int,
+    exact: bool,
+    rate: float,
+    target: Path,
+    about: dict[str, object],
+    output: Output,
+) -> Tensor:
+    """Go down, write the picture, and return the errors of each image [iterations + 1 n]."""
+    import torch
+
+    from ebmcli.models.generator import reconstruct as attempts
+
+    moments = {round(iterations * (i / (ROWS - 1)) ** 2) for i in range(ROWS)}
+    curve: list[Tensor] = []
+    rows: dict[int, Tensor] = {}
+    with output.progress("reconstructing", iterations + 1, unit="iterations", every=30.0) as bar:
+        for attempt in attempts(generator, images, iterations, exact, rate):
+            curve.append(attempt.best)
+            if attempt.iteration in moments:
+                rows[attempt.iteration] = attempt.x
+            bar.update(mse=float(attempt.best.mean()))
+    errors = torch.stack(curve)
+    _picture(images, rows, attempt.z, errors, target, about)
+    return errors
 
 
 def _picture(
