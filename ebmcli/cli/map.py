@@ -276,7 +276,8 @@ def _check_new(folder: Path, force: bool) -> None:
     there = {path.name for path in folder.iterdir()} if folder.exists() else set()
     if (folder / UNFINISHED / "settings.json").exists() and not force:
         raise EBMError(f"{folder} holds a map under way", f"go on with it: ebm map --resume {folder}; or --force")
-    if there and not (force and there <= {*FILES, UNFINISHED}):
+    others = there - {UNFINISHED}  # alone it is what a start that was cut short has left
+    if others and not (force and others <= set(FILES)):
         what = "a map already" if "map.json" in there else "something already"
         raise EBMError(f"{folder} holds {what}", "choose another --out" + (", or --force" if not force else ""))
 
@@ -293,6 +294,8 @@ def _resume(folder: Path, place: Any, backend: str, trusted: bool, batch_size: i
     work = folder / UNFINISHED
     if not (work / "settings.json").exists():
         if (folder / "map.json").exists():
+            if work.is_dir():  # by a process that was killed at its very end
+                Folder(work).clear()
             raise EBMError(f"the map in {folder} is finished", "there is nothing to go on with")
         raise EBMError(f"no map was begun in {folder}", f"start one: ebm map MODEL --out {folder}")
     facts = read_sealed(work / "settings.json", Begun)

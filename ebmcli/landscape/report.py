@@ -12,7 +12,7 @@ from ebmcli.landscape.draw import LEAVES, save_tree
 from ebmcli.landscape.mapping import Landscape
 from ebmcli.landscape.page import save_page
 from ebmcli.landscape.tree import Node
-from ebmcli.storage.files import write_whole
+from ebmcli.storage.files import sweep, write_whole
 from ebmcli.storage.seals import sealed
 from ebmcli.storage.tensors import pack_sealed
 
@@ -29,6 +29,7 @@ def save(landscape: Landscape, folder: Path, title: str, metadata: dict[str, Any
         metadata: what made the map, as JSON can hold it.
         leaves: most basins of the figure; numbers and page have all.
     """
+    sweep(folder)
     paths = [folder / name for name in FILES]
     save_tree(landscape, paths[:2], title, metadata, leaves)
     text = json.dumps(sealed({**metadata, **record(landscape)}), indent=1, allow_nan=False)

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple, NotRequired
@@ -24,7 +23,7 @@ from typing_extensions import TypedDict
 from ebmcli.errors import EBMError
 from ebmcli.landscape.travel import Arrival, Job
 from ebmcli.storage.disk import crash_point
-from ebmcli.storage.files import append, rename, sweep, write_whole
+from ebmcli.storage.files import append, remove_tree, rename, sweep, write_whole
 from ebmcli.storage.locks import LOCK, hold
 from ebmcli.storage.reading import checked, parse_json, read_bytes
 from ebmcli.storage.seals import NONE, Finding, Soundness, sum_of
@@ -223,7 +222,5 @@ class Folder(Store):
         crash_point(f"map-{name}-{facts.get('step', 0)}")
 
     def clear(self) -> None:
-        """Remove the folder and what is in it."""
-        for path in self.folder.iterdir():
-            os.unlink(path)
-        self.folder.rmdir()
+        """Remove the folder and what is in it: first what says that there is something to go on with."""
+        remove_tree(self.folder, first="settings.json")

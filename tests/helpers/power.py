@@ -149,7 +149,8 @@ def _whole(node: Node) -> bytes:
 
 def _torn(node: Node) -> bytes:
     content = node.content or b""
-    start = len(os.path.commonprefix([content, node.safe]))
+    least = min(len(content), len(node.safe))
+    start = next((at for at in range(least) if content[at] != node.safe[at]), least)
     return content[: start + (len(content) - start) // 2]
 
 
