@@ -51,12 +51,17 @@ def choose(root: Path, names: list[str], split: str) -> Choice:
     are called after parts, as `ebmcli.data.splits.choose` finds them; else all pictures are the training set.
 
     Raises:
-        EBMError: the test split is asked for and there is none.
+        EBMError: the test split is asked for and there is none, or the list has no picture of the split.
     """
     partition = _partition(root)
     if partition:
         wanted = {"train": ("0",), "test": ("1", "2")}[split]
         which = [i for i, name in enumerate(names) if partition.get(name.split("/")[-1], "0") in wanted]
+        if not which:
+            raise EBMError(
+                f"{_PARTITION} counts none of the {len(names):,} pictures in {root} to split {split!r}",
+                "is the list whole, and of these pictures? another split, or the folder without the list, may do",
+            )
         return Choice(which, [f"split {split} by {_PARTITION}: {len(which):,} of {len(names):,}"], [])
     choice = splits.choose(names, split)
     if choice is not None:
