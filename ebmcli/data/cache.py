@@ -20,7 +20,9 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, NamedTuple
+from typing import IO, TYPE_CHECKING, Any, NamedTuple, NotRequired
+
+from typing_extensions import TypedDict
 
 try:
     import fcntl
@@ -48,6 +50,23 @@ _MEMORY = 2**30  # bytes that are kept in memory at most where the cache cannot 
 def folder() -> Path:
     """Folder `data` in `$EBM_CACHE`, else in `$XDG_CACHE_HOME/ebmcli`, else in `~/.cache/ebmcli`."""
     return cache_folder() / "data"
+
+
+class Meta(TypedDict):
+    """What is kept beside an array: what an `ImageSet` says of itself."""
+
+    shape: list[int]
+    """of the array"""
+    identity: str
+    skipped: list[str]
+    notes: list[str]
+    name: NotRequired[str]
+    split: NotRequired[str]
+    revision: NotRequired[str]
+    reasons: NotRequired[list[str]]
+    later: NotRequired[tuple[list[str], list[str]]]
+    """notes and doubts that only decoding shows"""
+    remarks: NotRequired[dict[str, int]]
 
 
 class Kept(NamedTuple):
@@ -99,21 +118,13 @@ def find(key: str) -> tuple[np.ndarray, dict[str, Any]] | None:
 
     array_path, meta_path = _paths(key)
     try:
-        meta = read_json(meta_path, dict[str, Any])
-        if not _fits(meta):
-            return None
+        meta = read_json(meta_path, Meta)
         check_plain(array_path)
         array = np.load(array_path, mmap_mode="r", allow_pickle=False)
     except Exception:  # what NumPy raises on a damaged file is not one class; a damaged entry is decoded anew
         return None
     whole = array.dtype == np.uint8 and array.ndim == 4 and list(array.shape) == meta["shape"]
-    return (array, meta) if whole else None
-
-
-def _fits(meta: dict[str, Any]) -> bool:
-    """Whether a note has what every entry has; further keys have defaults."""
-    lists = all(isinstance(meta.get(key), list) for key in ("shape", "skipped", "notes"))
-    return lists and isinstance(meta.get("identity"), str) and all(isinstance(x, str) for x in meta["notes"])
+    return (array, dict(meta)) if whole else None
 
 
 class Writer:

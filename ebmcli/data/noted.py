@@ -16,6 +16,7 @@ from ebmcli.errors import EBMError
 from ebmcli.hub import client
 from ebmcli.hub.address import Address
 from ebmcli.storage.files import write_whole
+from ebmcli.storage.reading import checked, read_json
 
 
 class Part(NamedTuple):
@@ -50,12 +51,20 @@ def known(address: Address, split: str, config: str | None = None) -> Part | Non
 
 
 def _noted(address: Address, split: str, config: str | None) -> Part | None:
+    path = _note(address)
     try:
-        raw = json.loads(_note(address).read_text(encoding="utf-8"))[_key(split, config)]
-        part = Part(**{**raw, "files": tuple(raw["files"])})
-        return part if client.is_commit(part.revision) and part.repo == address.repo else None
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        part = checked(_read(path)[_key(split, config)], Part, str(path))
+    except (KeyError, EBMError):
         return None
+    return part if client.is_commit(part.revision) and part.repo == address.repo else None
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """A note; empty where there is none, or a damaged one, which is as good as none."""
+    try:
+        return read_json(path, dict[str, Any])
+    except EBMError:
+        return {}
 
 
 def _key(split: str, config: str | None) -> str:
@@ -70,13 +79,10 @@ def forget(address: Address) -> None:
 
 def notes() -> dict[str, dict[str, Any]]:
     """All that is noted, by address: each split's part as a dictionary."""
-    found = {}
-    for path in sorted((cache.folder() / "hub").glob("*.json")):
-        with suppress(OSError, ValueError, RecursionError):  # a damaged note is as good as none
-            raw = json.loads(path.read_text(encoding="utf-8"))
-            if isinstance(raw, dict) and "address" in raw:
-                found[str(raw.pop("address"))] = raw
-    return found
+    read = map(_read, sorted((cache.folder() / "hub").glob("*.json")))
+    return {
+        str(note["address"]): {k: v for k, v in note.items() if k != "address"} for note in read if "address" in note
+    }
 
 
 def _note(address: Address) -> Path:
@@ -89,11 +95,7 @@ def _note(address: Address) -> Path:
 def keep(address: Address, split: str, part: Part) -> None:
     """Note a part; parts of another commit go, so that splits belong together. A read-only cache stays as it is."""
     path = _note(address)
-    try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        raw = {}
-    same = {k: v for k, v in raw.items() if isinstance(v, dict) and v.get("revision") == part.revision}
+    same = {k: v for k, v in _read(path).items() if isinstance(v, dict) and v.get("revision") == part.revision}
     with suppress(OSError, EBMError):
         path.parent.mkdir(parents=True, exist_ok=True)
         write_whole(
