@@ -68,7 +68,6 @@ LAZY: frozenset[tuple[str, str]] = frozenset(
         ("data.images", "data.remote"),
         ("landscape.draw", "media"),
         ("landscape.draw", "media.plots"),
-        ("longrun.folder", "models.checkpoint"),
         ("longrun.report", "_version"),
         ("models.origin", "models.checkpoint"),
         ("potential", "publish.pretrained"),

@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ebmcli.cli import _frame as frame
 from ebmcli.cli import _options as options
 from ebmcli.cli._output import Output
-from ebmcli.errors import EBMError, Exit, UsageError
+from ebmcli.errors import EBMError, UsageError
 from ebmcli.native import cores
-from ebmcli.storage.paths import typed_path
+from ebmcli.storage.paths import full_path
 
 if TYPE_CHECKING:
     from ebmcli.landscape.mapping import Landscape, MapSettings
@@ -237,18 +238,19 @@ def _begin(
     from dataclasses import asdict
 
     from ebmcli.data.chosen import absolute
+    from ebmcli.data.toys import TOYS
     from ebmcli.landscape.report import UNFINISHED
     from ebmcli.landscape.store import Folder
     from ebmcli.landscape.subject import first_states
-    from ebmcli.models.lookup import label
+    from ebmcli.models import lookup
     from ebmcli.storage.files import write_whole
     from ebmcli.storage.seals import dumps
 
-    folder = out or Path(f"{label(subject.name)}-map")
+    folder = out or Path(f"{lookup.label(subject.name)}-map")
     _check_new(folder, force)
     first = first_states(subject, where, samples, settings.seed, data)
     facts = {
-        "model": _absolute(subject.name),
+        "model": full_path(subject.name, {*lookup.bundled(), *TOYS}) or subject.name,
         "digest": None if subject.model is None else subject.model.digest,
         "how": {"energy_scale": how["energy_scale"]},  # never whether code is trusted: that is asked anew each time
         "start": where,
@@ -331,13 +333,11 @@ def _make(
     from ebmcli.models.lookup import label
 
     output.say(f"{subject.name}: {len(first)} states from {where}, seed {settings.seed}: {folder}")
-    try:
-        landscape = _watch(chart(subject.potential, first, settings, batch_size=batch_size, store=store), output)
-    except KeyboardInterrupt:
-        flag = options.consent_again(subject.model.config.network if subject.model else "")
-        raise EBMError(
-            "interrupted: what is done is kept", f"go on with ebm map --resume {folder}{flag}", code=Exit.INTERRUPTED
-        ) from None
+    network = subject.model.config.network if subject.model else ""
+    go_on = frame.command_to_go_on("ebm map --resume", folder, network)
+    with frame.long_work(go_on, lambda: f"what is done is kept in {folder}") as asked:
+        records = chart(subject.potential, first, settings, batch_size=batch_size, store=store)
+        landscape = _watch(frame.until_asked(records, asked), output)
     made = {"made_by": f"ebm {__version__}", **subject.facts, "start": where, "settings": asdict(settings)}
     save(landscape, folder, f"{label(subject.name)}: {len(first)} metastable states from {where}", made, leaves)
     store.clear()
@@ -384,13 +384,3 @@ def _tell(landscape: Landscape, folder: Path, output: Output) -> None:
             "at_rest": landscape.at_rest,
         }
     )
-
-
-def _absolute(name: str | None) -> str | None:
-    """A path that holds in another folder too; names of bundled things stay."""
-    from ebmcli.data.bundled import bundled
-    from ebmcli.models.lookup import bundled as bundled_models
-
-    if name is None or name in bundled() or name in bundled_models() or not typed_path(name).exists():
-        return name
-    return str(typed_path(name).resolve())

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import itertools
 import os
-import signal
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
 
 import ebmcli
+from ebmcli.cli import _frame as frame
 from ebmcli.cli import _options as options
 from ebmcli.cli._output import Bar, Output
 from ebmcli.errors import EBMError, Exit
@@ -127,7 +126,7 @@ def _run_all(
     """Run the cells, `count` at once; a signal that ends this process lets each save its checkpoint."""
     running: list[Learner] = []
     queue, waits = list(waiting), set[Path]()
-    with _asked_to_stop() as asked:
+    with frame.asked_to_stop(force=False) as asked:
         try:
             while (queue or running) and not asked:
                 for cell in itertools.islice(_startable(queue, waits, output), count - len(running)):
@@ -145,21 +144,6 @@ def _run_all(
             "the same command goes on",
             code=Exit.INTERRUPTED,
         )
-
-
-@contextmanager
-def _asked_to_stop() -> Iterator[list[int]]:
-    """A list that is empty until a signal asks this process to end; those that it was told to ignore stay ignored."""
-    asked: list[int] = []
-    names = ("SIGINT", "SIGTERM", "SIGHUP")
-    numbers = [getattr(signal, name) for name in names if hasattr(signal, name)]
-    heeded = [number for number in numbers if signal.getsignal(number) != signal.SIG_IGN]
-    before = {number: signal.signal(number, lambda n, _: asked.append(n)) for number in heeded}
-    try:
-        yield asked
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _startable(queue: list[Cell], waits: set[Path], output: Output) -> Iterator[Cell]:

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import os
-import signal
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ebmcli.cli import _frame as frame
 from ebmcli.cli import _options as options
 from ebmcli.cli._output import Output
-from ebmcli.errors import DivergedError, EBMError, Exit, UsageError
+from ebmcli.errors import EBMError, UsageError
 from ebmcli.native import cores
 
 if TYPE_CHECKING:
@@ -155,7 +155,8 @@ def _begin(
 ) -> tuple[Path, dict[str, Any]]:
     from ebmcli._version import __version__
     from ebmcli.data.chosen import absolute
-    from ebmcli.training.run_folder import Run, new_folder
+    from ebmcli.storage.folders import new_folder
+    from ebmcli.training.run_folder import Run
 
     folder = out or new_folder(settings.recipe.name)
     Run.check_new(folder)
@@ -238,10 +239,8 @@ def _prepare(settings: Recipe, run: Run | None, facts: dict[str, Any], trusted: 
                 f"these are not the images that {run.folder} learned from",
                 "give the same ones with --data; files that are read now and were not then are to be taken out",
             )
-        for key in ("threads", "device_used", "backend", "torch"):
-            if facts.get(key) not in (None, now[key]):
-                name = key.partition("_")[0]
-                output.warn(f"{name} was {facts[key]} and is {now[key]}: the run goes on, but not bit for bit")
+        for change in frame.changes(facts, {key: now[key] for key in ("threads", "device_used", "backend", "torch")}):
+            output.warn(change)
         update = learning.resume()
         run.write_facts(facts | now)
         if update < settings.train.updates:
@@ -306,16 +305,15 @@ def _begin_with(model: str, learning: Learning, trusted: bool, output: Output) -
 
 def _learn(learning: Learning, run: Run, output: Output) -> None:
     total = learning.recipe.train.updates
-    asked: list[int] = []
-    learning.stop = lambda: bool(asked)
 
-    def ask(number: int, _: object) -> None:
-        if asked:  # a second Ctrl-C does not wait for the update's end: checkpoints are whole at any moment
-            raise KeyboardInterrupt
-        asked.append(number)
+    def sound_state() -> str:
+        kept = ", ".join(saved.folder.name for saved in run.checkpoints())
+        return f"the last sound state is saved, with earlier ones: {run.folder}/checkpoints ({kept})"
 
-    before = {s: signal.signal(s, ask) for s in (signal.SIGINT, signal.SIGTERM)}
-    try:
+    network = learning.recipe.potential.network
+    go_on = frame.command_to_go_on("ebm train --resume", run.folder, network)
+    with frame.long_work(go_on, sound_state) as asked:
+        learning.stop = lambda: bool(asked)
         with output.progress("learning", total, unit="updates", start=learning.trainer.update, every=60.0) as bar:
             for event in learning.events():
                 r = event.record
@@ -324,24 +322,12 @@ def _learn(learning: Learning, run: Run, output: Output) -> None:
                     output.warn(f"{r.rolled_back}, at a lower rate for a while")
                 if event.picture is not None:
                     output.detail(f"update {r.update}: {event.picture}")
-    except DivergedError as error:
-        kept = ", ".join(saved.folder.name for saved in run.checkpoints())
-        error.hint += f"; the last sound state is saved, with earlier ones: {run.folder}/checkpoints ({kept})"
-        raise
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
     done = learning.trainer.update
-    flag = options.consent_again(learning.recipe.potential.network)
     if asked and done < total:
-        raise EBMError(
-            f"interrupted: update {done} of {total} is saved",
-            f"go on with ebm train --resume {run.folder}{flag}",
-            code=Exit.INTERRUPTED,
-        )
+        raise frame.interrupted(f"update {done} of {total} is saved", go_on)
     samples = run.picture(done) if run.picture(done).is_file() else None
     output.say(f"{run.folder}: {done} updates" + (f"; samples in {samples}" if samples else ""))
-    output.say(f"next: ebm sample {run.folder}{flag}")
+    output.say(f"next: {frame.command_to_go_on('ebm sample', run.folder, network)}")
     output.result({"run": run.folder, "updates": done, "samples": samples})
 
 

@@ -20,7 +20,7 @@ from ebmcli.evaluation.distance import Compared, Reference
 from ebmcli.evaluation.images import Saturation
 from ebmcli.evaluation.measure import Outcome, baseline, outcome, short_samples
 from ebmcli.evaluation.mixing import Estimate, mean_of
-from ebmcli.evaluation.walk import Walk, WalkSettings, make_kernel
+from ebmcli.evaluation.walk import Walk, WalkSettings, kernel_of
 from ebmcli.models.checkpoint import Checkpoint
 from ebmcli.random.streams import Purpose, Stream
 from ebmcli.sampler import run
@@ -156,7 +156,7 @@ def cross(a: Contestant, b: Contestant, reference: Reference, steps: int) -> Cro
     nothing = Crossing(a.name, b.name, short, long, None, None, None)
     if steps < 1:
         return nothing
-    kernel = make_kernel(a.model, a.settings)
+    kernel = kernel_of(a.model, a.settings)
     if a.outcome is not None:
         kernel.step_size = a.outcome.step_size  # type: ignore[misc]
     state = kernel.init(b.short.x.to(device), Stream(a.settings.seed, Purpose.MCMC, _CROSS))

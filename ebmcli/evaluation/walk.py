@@ -23,31 +23,32 @@ from ebmcli import data
 from ebmcli.errors import DivergedError, EBMError, UsageError
 from ebmcli.evaluation.distance import HALF, Compared, Reference
 from ebmcli.evaluation.features import Features
+from ebmcli.evaluation.kernels import has_momentum, is_tested, make_kernel
 from ebmcli.evaluation.mixing import Estimate, mean_of, memory
 from ebmcli.models import sampling
 from ebmcli.models.checkpoint import Checkpoint
 from ebmcli.models.sampling import SampleSettings
 from ebmcli.random.streams import Purpose, Stream
-from ebmcli.sampler import KERNELS, Kernel, Path, State, adapt, run
+from ebmcli.sampler import Kernel, Path, State, adapt, run
 from ebmcli.storage.reading import parse_toml
 
-POINTS = 1000
-"""Equally spaced steps at which every chain's energy is kept: enough for R-hat, and a megabyte at 10⁶ steps too."""
-WARMUP = 400
-"""Steps of the warm-up of a kernel with a test."""
-ADAPTED = 32
-"""Chains that a warm-up holds."""
-ENOUGH = 100
-"""Images of the data that have to be left for a comparison before those that chains start at are kept out of it."""
-FAR_OUT = 1e4
-"""A pixel beyond this has left for good: the step is too long."""
+TRACE_POINTS = 1000
+"""Equally spaced steps at which every chain's energy is kept: enough for R-hat, and a megabyte at any length."""
+WARMUP_STEPS = 400
+"""Steps of the warm-up of a kernel with a Metropolis–Hastings test."""
+WARMUP_CHAINS = 32
+"""Chains that a warm-up runs at most."""
+LEAST_IMAGES = 100
+"""Images that a comparison needs. Those that chains start at are kept out of it only where as many are left."""
+LARGEST_PIXEL = 1e4
+"""A chain with a larger |pixel| does not come back: the step is too long."""
 _WARMUP_STREAM = 1
 """Update number of the warm-up's streams; the chains' own are of update 0."""
 
 
 @dataclass(frozen=True)
 class WalkSettings:
-    """Everything that decides what a walk comes to.
+    """Everything that the outcome of a walk depends on.
 
     Args:
         start: `data` (with the noise of training), `noise`, `bank`, or a path to images.
@@ -59,12 +60,13 @@ class WalkSettings:
         adjust: whether hmc and underdamped have a Metropolis–Hastings test (mala always has, langevin never).
         step_size: ε, pixel units; with a warm-up, where it begins.
         warmup: steps in which ε is adapted before the first step; 0 keeps it.
-        n_leapfrog: of hmc and underdamped; None for the kernel's own.
-        persistence: of the momentum, hmc and underdamped; None for the kernel's own.
-        temperature: T.
-        seed: of everything random.
-        moments: how often images are looked at and kept.
-        spacing: of the moments: `log` or `linear` in the step.
+        n_leapfrog: leapfrog steps of hmc and underdamped; None for the kernel's own number.
+        persistence: share of the momentum kept between refreshes, in [0, 1), of hmc and underdamped; None for the
+            kernel's own.
+        temperature: T > 0.
+        seed: of every random number.
+        moments: how often images are kept and compared with the data, ≥ 2.
+        spacing: how the moments lie over the steps: `log` or `linear`.
         compared: images of the data to compare with: half for the distance, half for the data's own distance.
         data: images to start at and to compare with, where the model's own are not in the package.
     """
@@ -99,10 +101,10 @@ class WalkSettings:
         """
         config, chosen = model.config, {k: v for k, v in chosen.items() if v is not None}
         kernel = chosen.get("kernel", "langevin")
-        tested = kernel == "mala" or (kernel in ("hmc", "underdamped") and chosen.get("adjust", True))
+        tested = is_tested(kernel, chosen.get("adjust", True))
         if "step_size" not in chosen:
             chosen["step_size"] = _own_step_size(model)
-            chosen.setdefault("warmup", WARMUP if tested else 0)
+            chosen.setdefault("warmup", WARMUP_STEPS if tested else 0)
         chosen.setdefault("start", "data")
         chosen.setdefault("chains", 500 if config.is_points else 64)
         if chosen["start"] == "data":
@@ -114,29 +116,30 @@ class WalkSettings:
         chosen.setdefault("steps", 100_000)
         if chosen.get("warmup") and not tested:
             raise UsageError(
-                f"--warmup is for kernels with a test, and {kernel} accepts every step", "use --kernel mala"
+                f"a warm-up is for kernels with a Metropolis–Hastings test, and {kernel} accepts every step",
+                "choose the `kernel` mala, or leave `warmup` out",
             )
         return cls(**chosen)
 
 
 def _own_step_size(model: Checkpoint) -> float:
-    """ε of the recipe's long runs, else of training."""
+    """The step size of the recipe's long runs, or else of training."""
     try:
         own = float(parse_toml(model.recipe)["longrun"]["step_size"])
-    except (ValueError, KeyError, TypeError):  # a model from elsewhere may come with no recipe, or any text as one
+    except (ValueError, KeyError, TypeError):  # the recipe of a model from elsewhere may be missing, or be any text
         own = 0.0
     if 0 < own < math.inf:
         return own
     if not model.config.noise:
         raise UsageError(
             f"{model.config.name} was learned without noise, so its step size is none for long chains",
-            "give one: --step-size 0.01",
+            "give one: `step_size` 0.01",
         )
     return model.config.step_size
 
 
 class Moment(NamedTuple):
-    """What the first group's images are like at one step."""
+    """The first group's images at one step, beside the data's."""
 
     beyond: float
     """share of pixels beyond the data's range (`images.Saturation`)"""
@@ -147,13 +150,13 @@ class Moment(NamedTuple):
 
 
 class Record(NamedTuple):
-    """The chains after a step at which they were looked at."""
+    """What was measured of the chains after one step."""
 
     step: int
     energy: list[float]
     """U of every chain, the first group's before the second's"""
     memory: Estimate
-    """of the start, first group (`mixing.memory`)"""
+    """what the first group remembers of its start (`mixing.memory`)"""
     gradient: float
     """mean ‖∇U‖ since the last record"""
     displacement: float
@@ -169,7 +172,7 @@ class Record(NamedTuple):
     moment: Moment | None = None
 
     def line(self) -> dict[str, Any]:
-        """As JSON can hold it."""
+        """This record as JSON can hold it; `parse` reads it back."""
         values = self._asdict()
         values["memory"] = list(self.memory)
         if self.moment is not None:
@@ -178,7 +181,7 @@ class Record(NamedTuple):
 
     @classmethod
     def parse(cls, values: dict[str, Any]) -> Record:
-        """What `line` made."""
+        """The record that `line` wrote."""
         moment = values["moment"]
         if moment is not None:
             moment = Moment(moment["beyond"], moment["mean_abs"], Compared(**moment["distance"]))
@@ -186,7 +189,7 @@ class Record(NamedTuple):
 
 
 def reference_of(model: Checkpoint, settings: WalkSettings, features: Features | None = None) -> Reference:
-    """The data of a model, without the images that the chains of `settings` start at, as far as there are others.
+    """The data of a model, where possible without the images that the chains of `settings` start at.
 
     Raises:
         EBMError: the data is not at hand; the hint says how to give it.
@@ -198,13 +201,13 @@ def reference_of(model: Checkpoint, settings: WalkSettings, features: Features |
     everything = SampleSettings("data", 0, settings.chains + 2 * half, settings.seed, data=settings.data)
     images = sampling.starts(model, everything)
     distinct = images[: _distinct(model, settings, len(images))]
-    enough = len(distinct) - settings.chains >= ENOUGH
+    enough = len(distinct) - settings.chains >= LEAST_IMAGES
     skip = settings.chains if settings.start == "data" and enough else 0
     return Reference(distinct[skip:], config.data_noise, features, settings.seed, half)
 
 
 def _distinct(model: Checkpoint, settings: WalkSettings, wanted: int) -> int:
-    """How many different images there are, of as many as are wanted: `starts` begins anew where they end."""
+    """How many of the wanted images are different ones: `sampling.starts` repeats images where there are too few."""
     c = model.config
     source = settings.data or data.at_hand(c.data)
     return min(wanted, len(data.load(source, image_size=c.image_size, channels=c.channels, crop=c.crop)))
@@ -224,7 +227,7 @@ def starts(model: Checkpoint, settings: WalkSettings) -> Tensor:
 
 def _starts(model: Checkpoint, settings: WalkSettings, start: str, count: int, number: int) -> Tensor:
     if model.config.is_points and start not in ("noise", "data", "bank"):
-        raise EBMError(f"points cannot start from {start!r}", "use --from data, noise or bank")
+        raise EBMError(f"points cannot start from {start!r}", "`start` them at data, noise or bank")
     x = sampling.starts(model, SampleSettings(start, 0, count, settings.seed, data=settings.data))
     if start == "data" and model.config.data_noise:
         # The model learned images with their noise: those are what its density should hold.
@@ -235,31 +238,29 @@ def _starts(model: Checkpoint, settings: WalkSettings, start: str, count: int, n
 
 def schedule(settings: WalkSettings) -> tuple[set[int], set[int]]:
     """Steps of the equally spaced trace, and of the moments; 0 and the last are in both."""
-    steps, points = settings.steps, min(POINTS, settings.steps)
+    steps, points = settings.steps, min(TRACE_POINTS, settings.steps)
     trace = {round(steps * i / points) for i in range(points + 1)}
     parts = [i / max(1, settings.moments - 1) for i in range(max(2, settings.moments))]
     spaced = [steps**p for p in parts] if settings.spacing == "log" else [steps * p for p in parts]
     return trace, {0, *(round(s) for s in spaced), steps}
 
 
-def make_kernel(model: Checkpoint, settings: WalkSettings) -> Kernel[Any]:
+def kernel_of(model: Checkpoint, settings: WalkSettings) -> Kernel[Any]:
     """The kernel of these settings, not yet adapted."""
-    more: dict[str, Any] = {}
-    if settings.kernel in ("hmc", "underdamped"):
-        more = {"adjust": settings.adjust, "n_leapfrog": settings.n_leapfrog, "persistence": settings.persistence}
-    more = {k: v for k, v in more.items() if v is not None}
-    return KERNELS[settings.kernel](model.potential, settings.step_size, temperature=settings.temperature, **more)
+    own = {"adjust": settings.adjust, "n_leapfrog": settings.n_leapfrog, "persistence": settings.persistence}
+    own = own if has_momentum(settings.kernel) else {}
+    return make_kernel(settings.kernel, model, settings.step_size, settings.temperature, **own)
 
 
 class Walk:
-    """Chains of `settings` on their way, and what was seen of them.
+    """Chains that run with `settings`, and the records of them.
 
     Args:
         model: from `ebmcli.load`.
         settings: of the walk.
         reference: the data's side, from `reference_of`; None watches energies and memory alone.
         start: first states, from `starts`; left out, made here.
-        step_size: ε that an earlier warm-up of the same walk found.
+        step_size: ε that an earlier warm-up of the same walk found; None for a new walk.
 
     Raises:
         EBMError: as `starts`.
@@ -280,20 +281,20 @@ class Walk:
         self.seen: list[Record] = []
         self.state: State | None = None
         """where the chains stand; None before the first record"""
-        self.kernel = make_kernel(model, settings)
+        self.kernel = kernel_of(model, settings)
         self._fixed = step_size is not None or not settings.warmup
         if step_size is not None:
             self.kernel.step_size = step_size  # type: ignore[misc]
 
     @property
     def device(self) -> torch.device:
-        """Where the chains are."""
+        """The device that the chains are computed on."""
         return self.model.potential.device
 
     def warm_up(self) -> float:
-        """Adapt ε if that is asked for and not done, and return it; from then on nothing changes it."""
+        """Adapt ε where the settings ask for it and it was not done, and return it. It stays the same from then on."""
         if not self._fixed:
-            chains = torch.arange(min(ADAPTED, self.settings.chains), device=self.device)
+            chains = torch.arange(min(WARMUP_CHAINS, self.settings.chains), device=self.device)
             stream = Stream(self.settings.seed, Purpose.MCMC, _WARMUP_STREAM)
             x = self.start[: len(chains)].to(self.device)
             self.kernel = adapt(self.kernel, x, stream, chains, steps=self.settings.warmup).kernel
@@ -307,9 +308,9 @@ class Walk:
         return self.kernel.init(self.start.to(self.device), stream, chains)
 
     def records(self) -> Iterator[Record]:
-        """Go on to the last step; a record of every step that is looked at, the start's first.
+        """Go on to the last step; yields a record of each step that is measured, the start's first.
 
-        `state` and `seen` are those of the record that was yielded last.
+        `state` and `seen` belong to the record that was yielded last.
 
         Raises:
             DivergedError: a chain left the finite numbers; `state` is then the last sound one.
@@ -322,10 +323,10 @@ class Walk:
         for stop in sorted((trace | moments) - set(range(self.state.step + 1))):
             path: Path[Any] = run(self.kernel, self.state, stop - self.state.step)
             largest = float(path.state.x.abs().max())
-            if not largest <= FAR_OUT or not bool(torch.isfinite(path.state.energy).all()):
+            if not largest <= LARGEST_PIXEL or not bool(torch.isfinite(path.state.energy).all()):
                 raise DivergedError(
                     f"chains left the finite numbers between steps {self.state.step} and {stop}",
-                    f"ε is {self.kernel.step_size:g}; take a smaller --step-size, or --kernel mala",
+                    f"ε is {self.kernel.step_size:g}; take a smaller `step_size`, or the `kernel` mala",
                 )
             yield self._keep(path, stop in trace, stop in moments)
 

@@ -67,7 +67,7 @@ def _metrics(run: Run, saved: checkpoints.Saved | None) -> Iterator[Finding]:
 
 def _long_run(path: Path) -> Iterator[Finding]:
     yield _sealed(path / longrun.FACTS, longrun.Facts)
-    yield from longrun.Folder(path).findings()
+    yield from longrun.LongRun(path).findings()
     if (path / longrun.RESULT).exists():
         yield _sealed(path / longrun.RESULT, dict[str, Any])
 

@@ -1,9 +1,9 @@
-"""Long runs on the disk: chains that are kept, go on after any end, and are reported.
+"""Long runs on the disk: chains that are kept in a folder, go on after any end, and are reported.
 
-folder = Folder.create(path, facts(name, walk))
-for record in follow(walk, folder):
+run = begin(folder, name, walk)
+for record in follow(walk, run):
     ...
-finish(walk, folder, base)
+finish(walk, run, base)
 """
 
 from __future__ import annotations
@@ -15,66 +15,75 @@ from typing import Any
 from ebmcli.errors import DivergedError
 from ebmcli.evaluation import Baseline, Outcome, Record, Walk, outcome
 from ebmcli.longrun import report
-from ebmcli.longrun.folder import Folder, facts
+from ebmcli.longrun.folder import LongRun, begin
 from ebmcli.storage.disk import crash_point
 
-__all__ = ["Folder", "facts", "finish", "follow", "report", "summary"]
+__all__ = ["LongRun", "begin", "finish", "follow", "report", "summary"]
 
 
-def follow(walk: Walk, folder: Folder, stop: Callable[[], bool] = lambda: False) -> Iterator[Record]:
-    """Go on with a walk, keeping it; a record each, after it has been written.
+def follow(walk: Walk, run: LongRun, stop: Callable[[], bool] = lambda: False) -> Iterator[Record]:
+    """Go on with a walk and keep it; yields each record after it has been written.
 
     Args:
-        walk: new, or restored from the folder.
-        folder: its own.
+        walk: new, or restored from `run`.
+        run: the folder of this walk.
         stop: asked after each record; True saves the state and ends the records.
 
     Raises:
-        DivergedError: after the last sound state has been saved.
+        DivergedError: the chains left the finite numbers; the last sound state has been saved.
         EBMError: something could not be written; what was written before stays whole.
     """
     try:
         for record in walk.records():
-            folder.append(record)
+            run.append(record)
             stopping = stop()
             moment = walk.is_moment
             if moment:
                 assert walk.state is not None
-                folder.keep_images(walk.state.x[: walk.settings.chains], record.step)
-            if moment or stopping or folder.due:
-                folder.save(walk)
+                run.keep_images(walk.state.x[: walk.settings.chains], record.step)
+            if moment or stopping or run.due:
+                run.save(walk)
             yield record
             if stopping:
                 return
     except DivergedError:
         if walk.state is not None:
-            folder.save(walk)
+            run.save(walk)
         raise
 
 
-def finish(walk: Walk, folder: Folder, base: Baseline | None) -> Outcome | None:
-    """Judge what there is and write picture, page and result; None where there is no data to judge by."""
+def finish(walk: Walk, run: LongRun, base: Baseline | None) -> Outcome | None:
+    """Judge what there is, and write the picture, the page and the result.
+
+    Args:
+        walk: as far as it has come, with one record at least.
+        run: its folder.
+        base: the data's side; None where there is no data to judge by.
+
+    Returns:
+        What the walk came to, or None without `base`.
+    """
     found = None if base is None else outcome(walk, base)
-    facts = folder.facts
+    facts = run.facts
     made = report.Run(
         title=facts["model"] if "/" not in facts["model"] else facts["model_name"],
         settings=walk.settings,
         records=walk.seen,
-        frames=[f for f in folder.images() if f[0] <= walk.seen[-1].step],
+        frames=[f for f in run.images() if f[0] <= walk.seen[-1].step],
         outcome=found,
         reference=walk.reference.name if walk.reference is not None else "",
         facts=facts,
         complete=walk.seen[-1].step == walk.settings.steps,
     )
-    report.figure(made, report.metadata(made), folder.path / "longrun.png")
-    report.html(made, folder.path / "report.html")
+    report.figure(made, report.metadata(made), run.folder / "longrun.png")
+    report.html(made, run.folder / "report.html")
     crash_point("reported")
-    folder.write_result(_finite(summary(made)))
+    run.write_result(_finite(summary(made)))
     return found
 
 
 def _finite(value: Any) -> Any:
-    """As JSON can hold it: what is no number becomes null."""
+    """The value as JSON can hold it: infinities and nan become null."""
     if isinstance(value, dict):
         return {key: _finite(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -83,7 +92,7 @@ def _finite(value: Any) -> Any:
 
 
 def summary(run: report.Run) -> dict[str, Any]:
-    """What result.json and `--json` say."""
+    """The numbers of a long run, as result.json holds them."""
     last = run.records[-1]
     values: dict[str, Any] = {
         "model": run.facts["model_name"],

@@ -13,7 +13,7 @@ from pydantic import BaseModel
 from ebmcli import media
 from ebmcli.errors import EBMError
 from ebmcli.hub import Address, parse
-from ebmcli.longrun import Folder
+from ebmcli.longrun import LongRun
 from ebmcli.models.checkpoint import FILE, Checkpoint, checksum_of, load, save
 from ebmcli.models.sampling import SampleSettings, metadata, sample
 from ebmcli.storage.files import write_whole
@@ -112,7 +112,7 @@ def write(
 
 def _judged(folder: Path, checksum: str) -> dict[str, Any]:
     """What a finished long run of the model with this checksum came to; the model itself is not loaded for it."""
-    opened = Folder.open(folder)
+    opened = LongRun.open(folder)
     result = opened.result
     if opened.facts["model_sha256"] != checksum:
         raise EBMError(

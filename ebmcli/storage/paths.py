@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Container
 from pathlib import Path
 
 from ebmcli.errors import UsageError
@@ -31,3 +32,22 @@ def typed_path(name: str | os.PathLike[str]) -> Path:
         return Path(text).expanduser()
     except RuntimeError as error:  # ~user of nobody here
         raise UsageError(f"{shortened(text)} has no home folder to begin at", "give the whole path") from error
+
+
+def full_path(name: str | None, known: Container[str]) -> str | None:
+    """The full path of what was typed, so that work goes on with it from another folder.
+
+    Args:
+        name: a path, or a name of something that is not on this disk; None for nothing.
+        known: names that are never paths.
+
+    Returns:
+        None where `name` is None or known, or nothing is there.
+
+    Raises:
+        UsageError: as `typed_path`.
+    """
+    if name is None or name in known:
+        return None
+    path = typed_path(name)
+    return str(path.resolve()) if path.exists() else None

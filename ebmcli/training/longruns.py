@@ -109,9 +109,9 @@ def walk(place: Place, update: int, stop: Callable[[], bool] = lambda: False) ->
         reference = reference_of(model, settings)
         path = place.folder(update)
         begun = (path / longrun.folder.FACTS).is_file()
-        kept = longrun.Folder.open(path) if begun else None
+        kept = longrun.LongRun.open(path) if begun else None
         chains = Walk(model, settings, reference, step_size=kept.facts["step_size"] if kept else None)
-        folder = kept or longrun.Folder.create(path, longrun.facts(str(place.model(update)), chains, judged=True))
+        folder = kept or longrun.begin(path, str(place.model(update)), chains, judged=True)
         if kept is not None:
             kept.lock()
             kept.restore(chains)

@@ -30,9 +30,9 @@ from ebmcli.storage import checkpoints
 from ebmcli.storage.checkpoints import DIGITS, Lines, Saved
 from ebmcli.storage.disk import crash_point
 from ebmcli.storage.files import append, sweep, sync, write_whole
-from ebmcli.storage.locks import LOCK, held, hold
+from ebmcli.storage.folders import Kind, WorkFolder
 from ebmcli.storage.reading import read_lines
-from ebmcli.storage.seals import Finding, Soundness, dumps, read_sealed, sum_of
+from ebmcli.storage.seals import Finding, Soundness, sum_of
 from ebmcli.storage.tensors import not_finite, read_tensors
 
 
@@ -84,11 +84,11 @@ class Found(NamedTuple):
     """a line each, for the user"""
 
 
-class Run:
+class Run(WorkFolder):
     """One run folder, created with `create` or found again with `open`."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    kind = Kind("a run", "run.json", "ebm train RECIPE --out", "ebm train --resume", ("recipe.toml",))
+    schema = Facts
 
     @classmethod
     def create(cls, folder: Path, recipe: str, facts: dict[str, Any]) -> Run:
@@ -97,70 +97,12 @@ class Run:
         Raises:
             EBMError: the folder exists and is not empty, or cannot be made.
         """
-        cls.check_new(folder)
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise EBMError(f"cannot make the folder {folder}: {error.strerror}", "choose another --out") from error
-        run = cls(folder)
+        run = cls.make(folder)
         write_whole(folder / "recipe.toml", recipe)
         # run.json is last: a folder that has it is a run.
         run.write_facts(facts)
         crash_point("created")
         return run
-
-    @staticmethod
-    def check_new(folder: Path) -> None:
-        """Nothing, if a run may be begun in `folder`.
-
-        Raises:
-            EBMError: it holds something, and be it a run; what a start cut short has left does not count.
-        """
-        if (folder / "run.json").is_file():
-            raise EBMError(
-                f"{folder} holds a run already, and a run is never overwritten",
-                f"choose another --out, or go on with it: ebm train --resume {folder}",
-            )
-        if folder.exists() and not (folder.is_dir() and all(_left_over(p) for p in folder.iterdir())):
-            what = "not empty" if folder.is_dir() else "a file"
-            raise EBMError(f"{folder} is {what}: a run gets a folder of its own", "choose another --out")
-
-    @classmethod
-    def open(cls, folder: Path) -> Run:
-        """A run that was begun.
-
-        Raises:
-            EBMError: there is none in that folder.
-        """
-        run = cls(folder)
-        if not (folder / "run.json").is_file():
-            raise EBMError(f"no run in {folder}", "start one: ebm train RECIPE --out " + str(folder))
-        return run
-
-    def lock(self) -> None:
-        """Keep this run to this process until it ends, however it ends.
-
-        Raises:
-            EBMError: another process is learning in it.
-        """
-        self._lock = hold(self.folder)
-
-    def locked(self) -> bool:
-        """Whether a process is learning in it now (never, where the system has no such lock)."""
-        return held(self.folder)
-
-    @property
-    def facts(self) -> dict[str, Any]:
-        """run.json.
-
-        Raises:
-            EBMError: it cannot be read, or is damaged.
-        """
-        return dict(read_sealed(self.folder / "run.json", Facts))
-
-    def write_facts(self, facts: dict[str, Any]) -> None:
-        """Replace run.json."""
-        write_whole(self.folder / "run.json", dumps(facts))
 
     @property
     def recipe_path(self) -> Path:
@@ -349,17 +291,3 @@ def whole_bank(model: Path) -> Tensor | None:
         if found.state is Soundness.DAMAGED:
             raise EBMError(found.reason, "ebm train --resume RUN goes back to the checkpoint before it")
     return read_tensors(state)[0].get("bank")
-
-
-def _left_over(path: Path) -> bool:
-    """What a start that was cut short leaves in its folder."""
-    return path.name in ("recipe.toml", LOCK) or (path.name.startswith(".") and path.name.endswith(".tmp"))
-
-
-def new_folder(name: str, parent: Path = Path("runs")) -> Path:
-    """runs/NAME, or runs/NAME-2, runs/NAME-3 … where there are runs of that name."""
-    folder, number = parent / name, 1
-    while folder.exists():
-        number += 1
-        folder = parent / f"{name}-{number}"
-    return folder

@@ -15,9 +15,12 @@ import torch
 from helpers.quick import Running, ebm, fails, trained
 from PIL import Image
 
+from ebmcli.cli import _app as cli
+from ebmcli.cli._app import load
+from ebmcli.cli.longrun import FIELDS
 from ebmcli.errors import EBMError
 from ebmcli.evaluation import Walk, WalkSettings
-from ebmcli.longrun import Folder, facts, follow
+from ebmcli.longrun import LongRun, begin, follow
 from ebmcli.longrun.report import sparkline, steps_text
 from ebmcli.media import read_metadata
 from ebmcli.models import checkpoint
@@ -134,10 +137,10 @@ def test_kernels_and_starts(words: tuple[object, ...], tmp_path: Path) -> None:
         chosen |= {"kernel": "mala", "warmup": 0, "against": "bank"}
     settings = WalkSettings.of(model, steps=30, chains=6, moments=4, **chosen)
     whole = Walk(model, settings, None)
-    Folder.create(tmp_path / "whole", facts("m", whole))
+    begin(tmp_path / "whole", "m", whole)
     records = list(whole.records())
     half = Walk(model, settings, None)
-    folder = Folder.create(tmp_path / "half", facts("m", half))
+    folder = begin(tmp_path / "half", "m", half)
     for _ in follow(half, folder, lambda: half.seen[-1].step == 17):
         pass
     again = Walk(model, settings, None, step_size=folder.facts["step_size"])
@@ -300,6 +303,25 @@ def test_bad_words(done: Path, tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == [".streams"]
 
 
+def test_a_long_run_that_goes_on_keeps_its_settings(done: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Every option is refused with --resume, unless it changes nothing that a long run comes to."""
+    free = {"--device", "--backend", "--threads", "--trust-code", "--verdict", "--json", "--quiet", "--verbose"}
+    words = {"--from": "data", "--against": "none", "--kernel": "langevin", "--adjust": "none", "--spacing": "log"}
+    before = content(done)
+    params = [param for param in load("longrun").params if param.param_type_name == "option"]
+    options = {param.opts[0] for param in params} - {"--help", "--resume"} - free
+    assert options == FIELDS.keys()
+    for option in sorted(options):
+        assert (
+            cli.run(["longrun", "--resume", str(done), option, words.get(option, "0.5" if "scale" in option else "30")])
+            == 2
+        )
+        said = capsys.readouterr().err.splitlines()
+        assert said[0].startswith(f"error: {option} is for a new long run"), said
+        assert said[1].startswith("hint: "), said
+    assert content(done) == before
+
+
 def test_half_written_long_runs(done: Path, tmp_path: Path) -> None:
     """Whatever is broken is named, and stays as it is."""
 
@@ -381,7 +403,7 @@ def test_images_that_are_damaged_are_left_out(done: Path, tmp_path: Path) -> Non
     kept[2].write_bytes(b"PK\x03\x04")
     ran = ebm("longrun", "--resume", "a", cwd=tmp_path, check=0)
     assert ran.stderr.count("is damaged: it is set aside") == 2
-    assert len(Folder.open(folder).images()) == len(kept) - 2
+    assert len(LongRun.open(folder).images()) == len(kept) - 2
 
 
 def test_an_older_long_run_goes_on_unverified(done: Path, tmp_path: Path) -> None:
@@ -398,7 +420,7 @@ def test_an_older_long_run_goes_on_unverified(done: Path, tmp_path: Path) -> Non
 
 def test_a_model_of_another_size(done: Path, tmp_path: Path) -> None:
     """A state that does not fit the model and settings is refused, with both sizes."""
-    folder = Folder.open(Path(shutil.copytree(done, tmp_path / "a")))
+    folder = LongRun.open(Path(shutil.copytree(done, tmp_path / "a")))
     model = checkpoint.load(SHORTRUN)
     walk = Walk(model, WalkSettings.of(model, chains=5, steps=40, against="none"), None)
     with pytest.raises(EBMError, match=r"holds \[12, 2, 1, 1\] chains, .* \[5, 2, 1, 1\]"):
@@ -407,7 +429,7 @@ def test_a_model_of_another_size(done: Path, tmp_path: Path) -> None:
 
 def test_two_at_once(done: Path, tmp_path: Path) -> None:
     """A folder that another process is at work in is left alone."""
-    folder = Folder.open(Path(shutil.copytree(done, tmp_path / "a")))
+    folder = LongRun.open(Path(shutil.copytree(done, tmp_path / "a")))
     folder.lock()
     fails(ebm("longrun", "--resume", "a", cwd=tmp_path), "another process is at work in a")
 
@@ -418,7 +440,7 @@ def test_a_full_disk(call: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     model = checkpoint.load(CONVERGENT)
     settings = WalkSettings.of(model, steps=30, chains=6, moments=4)
     walk = Walk(model, settings, None)
-    folder = Folder.create(tmp_path / "a", facts("m", walk))
+    folder = begin(tmp_path / "a", "m", walk)
 
     def full(*_: object, **__: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "somewhere")
@@ -427,7 +449,7 @@ def test_a_full_disk(call: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         for record in follow(walk, folder):
             if record.step == 20:
                 monkeypatch.setattr(call, full)
-    assert "disk full" in caught.value.hint or "--out" in caught.value.hint
+    assert "disk full" in caught.value.hint or "another `out`" in caught.value.hint
     monkeypatch.undo()
     again = Walk(model, settings, None)
     step = folder.restore(again)

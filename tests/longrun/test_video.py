@@ -20,7 +20,7 @@ from PIL import Image
 
 from ebmcli.errors import EBMError, UsageError
 from ebmcli.evaluation import Walk, WalkSettings
-from ebmcli.longrun import Folder, facts, films, follow
+from ebmcli.longrun import begin, film_subjects, films, follow
 from ebmcli.media import lettering, read_metadata
 from ebmcli.media.film import Sights, Stage, Title
 from ebmcli.media.video import FORMATS, save_video
@@ -267,24 +267,24 @@ def test_a_long_run_is_filmed_from_its_folder(tmp_path: Path, tmp_path_factory: 
     shutil.copytree(trained(tmp_path_factory, "tiny_noise"), tmp_path / "tiny")
     model = lookup.load(tmp_path / "tiny")
     walk = Walk(model, WalkSettings.of(model, steps=30, chains=6, step_size=0.01, against="none", moments=4), None)
-    folder = Folder.create(tmp_path / "long", facts(str(tmp_path / "tiny"), walk))
+    folder = begin(tmp_path / "long", str(tmp_path / "tiny"), walk)
     list(follow(walk, folder))
     folder.write_result({"measured": {"energy_data": {"value": -5.0}, "energy_data_sd": 2.0}})
     film = ("chain-video", "long", "--seconds", 0.5, "--size", "320x240", "--count", 4)
     result = json.loads(ebm(*film, "--json", cwd=tmp_path, check=0).stdout)
     assert result["frames"] == 15
-    run = films.kept(tmp_path / "long")
-    assert (run.steps, run.trained) == (30, 3)
-    records = {r.step: r for r in run.folder.records()}
-    seen = list(films.kept_scenes(run, [0, 3, 30], 4, lambda step: None))
+    kept = film_subjects.read_kept(tmp_path / "long")
+    assert (kept.steps, kept.trained) == (30, 3)
+    records = {r.step: r for r in kept.run.records()}
+    seen = list(film_subjects.kept_scenes(kept, [0, 3, 30], 4, lambda step: None))
     assert [s.panels[0].energy.tolist() for s in seen] == [
         pytest.approx(records[step].energy[:4]) for step in (0, 3, 30)
     ]
-    with np.load(tmp_path / "long" / "images" / "000030.npz") as kept:
-        assert (seen[-1].panels[0].x.numpy() == kept["images"][:4]).all()
-    assert run.title.data == (-5.0, 2.0)
+    with np.load(tmp_path / "long" / "images" / "000030.npz") as opened:
+        assert (seen[-1].panels[0].x.numpy() == opened["images"][:4]).all()
+    assert kept.title.data == (-5.0, 2.0)
 
-    fails(ebm(*film, "--steps", 10, cwd=tmp_path), "--steps", code=2)
+    fails(ebm(*film, "--steps", 10, cwd=tmp_path), "--steps is for a model", code=2)
     fails(ebm("chain-video", "long", "tiny", cwd=tmp_path), "alone", code=2)
     (tmp_path / "long" / "result.json").unlink()
     with open(tmp_path / "long" / "metrics.jsonl", "a") as file:
@@ -311,7 +311,7 @@ def test_bad_input(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> 
         (("tiny", "--size", "big"), "1280x720", 2),
         (("tiny", "--size", "20x20"), "200", 2),
         (("tiny", "--kernel", "gibbs"), "langevin", 2),
-        (("tiny", "--kernel", "mala", "--noise", 0), "--noise", 2),
+        (("tiny", "--kernel", "mala", "--noise", 0), "--noise 0", 2),
         (("tiny", "--from", "bank"), "bank", 1),
         (("tiny", "--from", "nothing.png"), "nothing.png", 1),
         (("tiny", "--out", "tiny"), "", 2),

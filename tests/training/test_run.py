@@ -16,7 +16,8 @@ from helpers.quick import Running, ebm, fails, metrics, recipe, same, trained
 
 from ebmcli.errors import EBMError
 from ebmcli.models.checkpoint import FILE
-from ebmcli.training.run_folder import Run, Saved, new_folder
+from ebmcli.storage.folders import new_folder
+from ebmcli.training.run_folder import Run, Saved
 
 NAMES = ("tiny", "tiny_noise")
 
