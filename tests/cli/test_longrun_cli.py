@@ -307,15 +307,13 @@ def test_a_long_run_that_goes_on_keeps_its_settings(done: Path, capsys: pytest.C
     """Every option is refused with --resume, unless it changes nothing that a long run comes to."""
     free = {"--device", "--backend", "--threads", "--trust-code", "--verdict", "--json", "--quiet", "--verbose"}
     words = {"--from": "data", "--against": "none", "--kernel": "langevin", "--adjust": "none", "--spacing": "log"}
+    words["--persistence"] = "0.5"
     before = content(done)
     params = [param for param in load("longrun").params if param.param_type_name == "option"]
     options = {param.opts[0] for param in params} - {"--help", "--resume"} - free
     assert options == FIELDS.keys()
     for option in sorted(options):
-        assert (
-            cli.run(["longrun", "--resume", str(done), option, words.get(option, "0.5" if "scale" in option else "30")])
-            == 2
-        )
+        assert cli.run(["longrun", "--resume", str(done), option, words.get(option, "30")]) == 2
         said = capsys.readouterr().err.splitlines()
         assert said[0].startswith(f"error: {option} is for a new long run"), said
         assert said[1].startswith("hint: "), said
