@@ -83,8 +83,9 @@ def _toy(
 ) -> None:
     from ebmcli.media import plots
     from ebmcli.training import diagnosis
+    from ebmcli.training.run_folder import bank_of
 
-    found, x = diagnosis.of_toy(model, diagnosis.bank_of(file, model))
+    found, x = diagnosis.of_toy(model, bank_of(file, model))
     words = diagnosis.toy_in_words(found)
     with diagnosis.draw_toy(model, found, x) as figure:
         plots.save(figure, target, info | {"figure": "density"})

@@ -73,6 +73,7 @@ def runs(
 
 def _facts(run: Any) -> dict[str, Any]:
     from ebmcli.recipe import load
+    from ebmcli.training.run_folder import hours
 
     recipe = load(run.recipe_path)
     records = list(run.metrics())
@@ -91,7 +92,7 @@ def _facts(run: Any) -> dict[str, Any]:
         "energy_difference": newest.get("energy_difference"),
         "displacement": newest.get("displacement"),
         "rollbacks": sum(bool(r.get("rolled_back")) for r in records),
-        "hours": sum(r.get("seconds", 0.0) for r in records) * recipe.log.metrics_every / 3600,
+        "hours": hours(records),
         "changed": time.strftime("%Y-%m-%d %H:%M", time.localtime(run.metrics_path.stat().st_mtime))
         if records
         else None,

@@ -288,11 +288,10 @@ def _preflight(learning: Learning, strict: bool, output: Output) -> None:
 def _begin_with(model: str, learning: Learning, trusted: bool, output: Output) -> str:
     """Take the weights and the bank of `model` over; returns which it was, for the run's record."""
     from ebmcli.models import lookup
-    from ebmcli.training.run_folder import whole_bank
+    from ebmcli.training.run_folder import bank_of
 
     source = lookup.load(model, trusted=trusted)
-    bank = whole_bank(lookup.look_up(model, trusted).path)
-    source = source._replace(bank=source.bank if bank is None else bank)
+    source = source._replace(bank=bank_of(lookup.look_up(model, trusted).path, source))
     learning.begin_with(source)
     mine, its = learning.potential.energy_scale, source.config.energy_scale
     if mine != its:

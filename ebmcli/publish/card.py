@@ -20,13 +20,13 @@ from ebmcli.storage.files import write_whole
 from ebmcli.storage.reading import checked, parse_toml, read_json
 from ebmcli.text import json_visible, markdown, one_line
 from ebmcli.training import diagnosis
-from ebmcli.training.run_folder import Run
+from ebmcli.training.run_folder import Run, hours
 
 SAMPLES = 64
-LAST = 500
-"""Records that the summary of the metrics looks back on."""
-SERIES = 1000
-"""Records whose series go with the model, for `ebm diagnose`."""
+SUMMARY_RECORDS = 500
+"""Newest records of the metrics whose means and spreads are summed up."""
+SERIES_RECORDS = 1000
+"""Newest records of the metrics that go with the model as they are, for `ebm diagnose`."""
 FILES = (FILE, "config.json", "recipe.toml", "metrics.json", "README.md", "samples.png", "bank.png", "verdict.json")
 """What a folder may hold: `bank.png` for models that keep a bank only, `verdict.json` where a long run judged it."""
 
@@ -125,6 +125,19 @@ def _judged(folder: Path, checksum: str) -> dict[str, Any]:
     return result
 
 
+class _Estimate(BaseModel):
+    """A measured number and its standard error, which may not be known."""
+
+    value: float
+    error: float | None = None
+
+
+class _Measured(BaseModel):
+    """What the card needs of the measurements behind a verdict."""
+
+    drift: _Estimate | None = None
+
+
 class _Verdict(BaseModel):
     """What the card needs of a `verdict.json`; all else in it is kept."""
 
@@ -134,6 +147,18 @@ class _Verdict(BaseModel):
     kernel: str
     start: str
     step_size: float
+    measured: _Measured | None = None
+
+    def of_drift(self) -> str:
+        """That the chains drift, where the drift is not 0 within its error; empty where it is, or was not measured."""
+        drift = None if self.measured is None else self.measured.drift
+        if drift is None or (drift.error is not None and abs(drift.value) <= drift.error):
+            return ""
+        error = "" if drift.error is None else f" ± {drift.error:.2g}"
+        return (
+            f"Its chains were not at rest: from the third quarter of their steps to the last their mean energy moved "
+            f"by {drift.value:+.2g}{error} standard deviations of the data's energy."
+        )
 
 
 def _verdict_beside(source: Path, model: Checkpoint) -> dict[str, Any] | None:
@@ -164,7 +189,10 @@ def _without_paths(recipe: str) -> str:
 
 
 def _summary(source: Path, update: int) -> dict[str, Any]:
-    """Means and spreads over the last updates before the checkpoint, if it lies in a run."""
+    """Means and spreads over the last updates before the checkpoint, if it lies in a run.
+
+    A run may keep a record of every so many updates only, so updates are counted by the numbers in the records.
+    """
     folder = next((p for p in source.resolve().parents if (p / "run.json").is_file()), None)
     if folder is None:
         try:  # of a folder that was written by `write`
@@ -172,7 +200,7 @@ def _summary(source: Path, update: int) -> dict[str, Any]:
         except EBMError:  # none, or of another program
             return {}
     records = [r for r in Run.open(folder).metrics() if r["update"] <= update]
-    recent = records[-LAST:]
+    older, recent = records[:-SUMMARY_RECORDS], records[-SUMMARY_RECORDS:]
     if not recent:
         return {}
     keys = [k for k, v in recent[0].items() if k not in ("update", "seconds") and isinstance(v, float)]
@@ -180,9 +208,9 @@ def _summary(source: Path, update: int) -> dict[str, Any]:
     return {
         **({"begun_with": begun} if begun else {}),
         "updates": update,
-        "series": {k: [_short(r[k]) for r in records[-SERIES:]] for k in diagnosis.SERIES},
-        "hours": sum(r["seconds"] for r in records) / 3600,
-        "over_last_updates": len(recent),
+        "series": {k: [_short(r[k]) for r in records[-SERIES_RECORDS:]] for k in diagnosis.SERIES},
+        "hours": hours(records),
+        "over_last_updates": recent[-1]["update"] - (older[-1]["update"] if older else 0),
         "mean": {k: statistics.fmean(r[k] for r in recent) for k in keys},
         "sd": {k: statistics.pstdev([r[k] for r in recent]) for k in keys},
     }
@@ -216,10 +244,11 @@ def card(
     arguments = ", ".join(f"{markdown(k)} {markdown(v)}" for k, v in c.arguments.items())
     verdict = f"Verdict on its density: {markdown(c.verdict or 'not judged yet')}."
     if judged is not None:
-        reasons = "".join(f"\n- {markdown(reason)}" for reason in judged["reasons"])
+        j = checked(judged, _Verdict, "the verdict")
+        lines = (*j.reasons, *filter(None, [j.of_drift()]))
         verdict += (
-            f" After {judged['steps']:,} steps of {markdown(judged['kernel'])} from {markdown(judged['start'])}, "
-            f"step size {judged['step_size']:.4g} (`verdict.json`):\n{reasons}"
+            f" After {j.steps:,} steps of {markdown(j.kernel)} from {markdown(j.start)}, step size {j.step_size:.4g} "
+            "(`verdict.json`):\n" + "".join(f"\n- {markdown(line)}" for line in lines)
         )
     size = "points in the plane" if c.is_points else f"{c.image_size}×{c.image_size} images"
     channels = "" if c.is_points else f" with {c.channels} channel{'s' if c.channels > 1 else ''}"

@@ -20,7 +20,7 @@ from ebmcli.models.checkpoint import Checkpoint, ModelConfig
 from ebmcli.models.sampling import sample
 from ebmcli.storage.reading import read_json
 from ebmcli.training.oscillation import SHORT, Oscillation
-from ebmcli.training.run_folder import Run, whole_bank
+from ebmcli.training.run_folder import Run
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -59,12 +59,6 @@ def records_of(file: Path) -> list[dict[str, Any]]:
         return [dict(zip(series, values, strict=True)) for values in zip(*series.values(), strict=True)]
     except (EBMError, ValueError, KeyError, TypeError, AttributeError):  # none, or of another program
         return []
-
-
-def bank_of(file: Path, model: Checkpoint) -> Tensor | None:
-    """All persistent chains [n c h w]: the run's own, or those that travel with the model."""
-    whole = None if model.bank is None else whole_bank(file)
-    return model.bank if whole is None else whole
 
 
 class ToyDiagnosis(NamedTuple):

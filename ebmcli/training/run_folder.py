@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple, NotRequired
@@ -25,7 +25,7 @@ from torch import Tensor
 from typing_extensions import TypedDict
 
 from ebmcli.errors import EBMError
-from ebmcli.models.checkpoint import FILE
+from ebmcli.models.checkpoint import FILE, Checkpoint
 from ebmcli.storage import checkpoints
 from ebmcli.storage.checkpoints import DIGITS, Lines, Saved
 from ebmcli.storage.disk import crash_point
@@ -270,24 +270,31 @@ class Run(WorkFolder):
         return Soundness.SOUND if sum_of(content) == said["sha256"] else Soundness.DAMAGED
 
 
-def whole_bank(model: Path) -> Tensor | None:
-    """All persistent chains beside a model file of a run, of which the file itself holds a few; None elsewhere.
+def hours(records: Sequence[Mapping[str, Any]]) -> float:
+    """Hours of wall time that learning took: a record's seconds are those of each update since the record before."""
+    before = [0, *(r["update"] for r in records)]
+    return float(sum(r["seconds"] * (r["update"] - u) for r, u in zip(records, before, strict=False))) / 3600
+
+
+def bank_of(file: Path, model: Checkpoint) -> Tensor | None:
+    """All persistent chains [n c h w] of a model: of a run all that it keeps, elsewhere those that the file holds.
 
     Args:
-        model: a run's model.safetensors, or that of one of its checkpoints.
+        file: the model's file; in a run its model.safetensors, or that of one of its checkpoints.
+        model: what the file holds.
 
     Raises:
         EBMError: the checkpoint that holds them is damaged.
     """
-    folder = model.parent
+    folder = file.parent
     if (folder / "run.json").is_file():
         saved = Run(folder).checkpoints()
         folder = saved[-1].folder if saved else folder
     state = folder / checkpoints.STATE
-    if not state.is_file():
-        return None
+    if model.bank is None or not state.is_file():
+        return model.bank
     if folder.name.isdecimal():
         found = checkpoints.examine(Saved(int(folder.name), folder))
         if found.state is Soundness.DAMAGED:
             raise EBMError(found.reason, "ebm train --resume RUN goes back to the checkpoint before it")
-    return read_tensors(state)[0].get("bank")
+    return read_tensors(state)[0].get("bank", model.bank)

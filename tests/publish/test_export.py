@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -61,6 +62,30 @@ def test_the_card_says_what_was_measured(tmp_path: Path, tmp_path_factory: pytes
     assert "began with" not in card
 
 
+def test_updates_without_a_record_count_too(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """A run that keeps a record of every tenth update took ten times the time of its records, over all updates."""
+    run = shutil.copytree(trained(tmp_path_factory), tmp_path / "run")
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    kept = [{**line, "seconds": 36.0} for line in lines if line["update"] % 10 == 0]
+    (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in kept))
+    ebm("export", run, "digits", "--quiet", cwd=tmp_path, check=0)
+    summary = json.loads((tmp_path / "digits" / "metrics.json").read_text())
+    assert len(kept) == 4
+    assert (summary["over_last_updates"], summary["hours"]) == (40, pytest.approx(0.4))
+
+
+@pytest.mark.parametrize(("value", "error", "says"), [(-0.1, 0.02, True), (0.01, 0.02, False), (0.3, None, True)])
+def test_a_drift_that_is_not_nothing_is_on_the_card(value: float, error: float | None, says: bool) -> None:
+    """Whatever the verdict allows: chains whose energy moves beyond the error of that are not called at rest."""
+    model = lookup.load("digits-convergent")
+    judged = {
+        **{"verdict": model.config.verdict, "reasons": ["near the data"], "steps": 100, "kernel": "langevin"},
+        **{"start": "data", "step_size": 0.1, "measured": {"drift": {"value": value, "error": error}}},
+    }
+    written = " ".join(card(model, SampleSettings.of(model), {}, judged).split())
+    assert (f"moved by {value:+.2g}" in written) is says
+
+
 def test_where_its_weights_began(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
     """A run that began with another model's weights says so on its card: its updates are not all there were."""
     words = ("--init-from", trained(tmp_path_factory), "--set", "train.updates=2", "--threads", 1)
@@ -86,7 +111,7 @@ def test_what_files_say_is_text_on_the_card() -> None:
         "mean": {"energy_difference": 0.0, "displacement": 1.0, "straightness": 1.0},
         "sd": {"energy_difference": 0.0},
     }
-    judged = {"reasons": [evil], "kernel": evil, "start": evil, "steps": 10, "step_size": 0.1}
+    judged = {"verdict": evil, "reasons": [evil], "kernel": evil, "start": evil, "steps": 10, "step_size": 0.1}
     made = card(hostile, settings, summary, judged, licence=evil)
     prose = "\n".join(line for line in made.splitlines() if not line.startswith("    "))
     _, front, body = prose.split("---\n", 2)

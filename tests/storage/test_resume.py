@@ -11,12 +11,13 @@ import pytest
 import torch
 from helpers.quick import ebm, fails, metrics, same, trained
 
+import ebmcli
 from ebmcli.errors import EBMError
 from ebmcli.models.checkpoint import FILE
 from ebmcli.storage import checkpoints
 from ebmcli.storage.seals import Soundness, plain
 from ebmcli.storage.tensors import pack, read_tensors
-from ebmcli.training.run_folder import Run, Saved, whole_bank
+from ebmcli.training.run_folder import Run, Saved, bank_of
 
 FILES = (FILE, "state.safetensors", "state.json")
 
@@ -205,7 +206,7 @@ def test_goes_on_from_the_checkpoint_before(tmp_path: Path, tmp_path_factory: py
     folder = Path(shutil.copytree(trained(tmp_path_factory), tmp_path / "run"))
     flip(newest(folder) / "state.safetensors", -1)
     with pytest.raises(EBMError, match=r"state\.safetensors is damaged"):
-        whole_bank(folder / FILE)
+        bank_of(folder / FILE, ebmcli.load(folder))
     ran = ebm("train", "--resume", "run", cwd=tmp_path, check=0)
     warnings = [line for line in ran.stderr.splitlines() if line.startswith("warning")]
     assert len(warnings) == 1, ran.stderr
