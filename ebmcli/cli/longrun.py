@@ -243,12 +243,14 @@ def _begin(
     from ebmcli.longrun import LongRun, begin
     from ebmcli.models import lookup
     from ebmcli.storage.folders import new_folder
+    from ebmcli.training.longruns import defaults
 
     chosen = _settings(given)
     cores.use(threads)
     name, scale = model or lookup.default(), given.get("--energy-scale")
     loaded = lookup.load(model, **{**how, "device": devices.pick(how["device"])}, energy_scale=scale)
-    settings = WalkSettings.of(loaded, **chosen)
+    typed = {key: value for key, value in chosen.items() if value is not None}
+    settings = WalkSettings.of(loaded, **defaults(loaded.recipe, chosen.get("kernel")) | typed)
     folder = given.get("--out") or new_folder(f"longrun-{lookup.label(name)}")
     LongRun.check_new(folder)
     features = given.get("--features")

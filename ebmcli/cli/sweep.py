@@ -198,7 +198,19 @@ def _start(cell: Cell, recipe: str, data: str | None, trusted: bool) -> Learner:
         words += [word for override in cell.overrides for word in ("--set", override)]
     words += ["--data", data] if data else []
     words += ["--trust-code"] if trusted else []
-    command = [sys.executable, "-P", "-c", _LEARNER, _PLACE, "train", *words, "--threads", "1", "--quiet"]
+    command = [
+        sys.executable,
+        "-P",
+        "-c",
+        _LEARNER,
+        _PLACE,
+        "train",
+        *words,
+        "--no-longrun",
+        "--threads",
+        "1",
+        "--quiet",
+    ]
     said = tempfile.TemporaryFile()  # noqa: SIM115 - read when the process has ended
     # In a session of its own: Ctrl-C in a terminal is for this process, which passes it on once.
     process = subprocess.Popen(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from pathlib import Path
@@ -17,6 +18,7 @@ from ebmcli.native import cores
 
 if TYPE_CHECKING:
     from ebmcli.recipe import Recipe
+    from ebmcli.training.longruns import LongRuns
     from ebmcli.training.run_folder import Run
     from ebmcli.training.session import Learning
 
@@ -65,6 +67,10 @@ def train(
     strict: Annotated[
         bool, typer.Option("--strict", help="Refuse settings that contradict what the paper found, instead of warning.")
     ] = False,
+    longrun: Annotated[
+        bool,
+        typer.Option("--longrun/--no-longrun", help="Run the recipe's long runs, which judge the energy on the way."),
+    ] = True,
     dry_run: options.DryRun = False,
     json: options.Json = False,
     quiet: options.Quiet = False,
@@ -120,6 +126,8 @@ def train(
         # Only now: what is wrong with recipe, data or device has been said, and leaves no folder behind.
         run = learning.folder = Run.create(folder, settings.dumps(), facts)
         run.lock()
+    if longrun:
+        learning.long_runs = _long_runs(learning, run, facts, own)
     _learn(learning, run, output)
 
 
@@ -302,8 +310,23 @@ def _begin_with(model: str, learning: Learning, trusted: bool, output: Output) -
     return what
 
 
+def _long_runs(learning: Learning, run: Run, facts: dict[str, Any], trusted: bool) -> LongRuns:
+    """The long runs of a training that has its folder."""
+    import torch
+
+    from ebmcli.data.toys import TOYS
+    from ebmcli.training.longruns import LongRuns, Place, run_beside
+
+    data = None if facts["data"] in TOYS else facts["data_path"] or learning.recipe.data.source
+    place = Place(run.folder, learning.recipe.longrun, data, str(learning.device), facts["backend_requested"], trusted)
+    return LongRuns(place, run_beside(learning.device, torch.get_num_threads()))
+
+
 def _learn(learning: Learning, run: Run, output: Output) -> None:
+    from ebmcli.training.longruns import in_words
+
     total = learning.recipe.train.updates
+    long_runs = learning.long_runs
 
     def sound_state() -> str:
         kept = ", ".join(saved.folder.name for saved in run.checkpoints())
@@ -311,8 +334,11 @@ def _learn(learning: Learning, run: Run, output: Output) -> None:
 
     network = learning.recipe.potential.network
     go_on = frame.command_to_go_on("ebm train --resume", run.folder, network)
-    with frame.long_work(go_on, sound_state) as asked:
+    with frame.long_work(go_on, sound_state) as asked, contextlib.ExitStack() as ending:
         learning.stop = lambda: bool(asked)
+        if long_runs is not None:
+            long_runs.stop = learning.stop
+            ending.callback(long_runs.close)
         with output.progress("learning", total, unit="updates", start=learning.trainer.update, every=60.0) as bar:
             for event in learning.events():
                 r = event.record
@@ -321,9 +347,17 @@ def _learn(learning: Learning, run: Run, output: Output) -> None:
                     output.warn(f"{r.rolled_back}, at a lower rate for a while")
                 if event.picture is not None:
                     output.detail(f"update {r.update}: {event.picture}")
+                for line in long_runs.finished() if long_runs is not None else ():
+                    output.say(in_words(line))
+        if long_runs is not None and long_runs.unfinished and not asked:
+            output.say(f"learned; long runs still to finish: {len(long_runs.unfinished)} (Ctrl-C keeps them for later)")
+            for line in long_runs.finished(to_the_end=True):
+                output.say(in_words(line))
     done = learning.trainer.update
-    if asked and done < total:
-        raise frame.interrupted(f"update {done} of {total} is saved", go_on)
+    waiting = long_runs.unfinished if long_runs is not None else []
+    if asked and (done < total or waiting):
+        later = f", and {len(waiting)} long runs wait" if waiting else ""
+        raise frame.interrupted(f"update {done} of {total} is saved{later}", go_on)
     samples = run.picture(done) if run.picture(done).is_file() else None
     output.say(f"{run.folder}: {done} updates" + (f"; samples in {samples}" if samples else ""))
     output.say(f"next: {frame.command_to_go_on('ebm sample', run.folder, network)}")

@@ -23,6 +23,7 @@ from ebmcli.recipe import loads
 from ebmcli.sampler import Langevin, run
 from ebmcli.sampler.starts import noise_start
 from ebmcli.storage.tensors import read_tensors
+from ebmcli.training import longruns
 from ebmcli.training.bank import Data
 from ebmcli.training.run_folder import Run, Saved
 from ebmcli.training.trainer import Trainer, UpdateRecord
@@ -107,6 +108,8 @@ class Learning:
         self._saved_at = time.monotonic()
         self.stop: Callable[[], bool] = lambda: False
         """Asked after each update; True saves a checkpoint and ends the events."""
+        self.long_runs: longruns.LongRuns | None = None
+        """Gets the weights of each update that the recipe wants a long run of; whoever made it runs them."""
 
     def resume(self) -> int:
         """Continue from the newest sound checkpoint, or from the start if the run has none; returns its update.
@@ -127,6 +130,7 @@ class Learning:
         for note in found.notes:
             log.warning(note)
         self.folder.cut_metrics(self.trainer.update)
+        longruns.cut(self.folder.folder, self.trainer.update)
         return self.trainer.update
 
     def _check_recipe(self, saved: Saved) -> None:
@@ -200,6 +204,8 @@ class Learning:
                         self.folder.append({k: v for k, v in record._asdict().items() if v != ""})
                     if every.samples_every and (u % every.samples_every == 0 or last):
                         picture = self.draw(u)
+                    if self.long_runs is not None and self.long_runs.due(u):
+                        self.long_runs.begin(u, self.write_model)  # before the checkpoint, after which it would be late
                     if self._due(u) or last or stopping:
                         saved = self.save()
                 yield Event(record, picture, saved)
@@ -221,22 +227,28 @@ class Learning:
         """Write a checkpoint of this moment; `keep` numbered ones stay, as many as the recipe says if left out."""
         assert self.folder is not None
         trainer = self.trainer
-        last = self.potential.network.state_dict()
-        average = self._average_weights()
-        text = self.recipe.dumps()
         model = self.folder.folder / ".model.tmp"
-        save_model(
-            model,
-            average or last,
-            self.config(),
-            bank=trainer.bank.states if trainer.bank else None,
-            recipe=text,
-            last=last if average else None,
-        )
-        state = trainer.state() | {f"network.{k}": v for k, v in last.items()}
+        self.write_model(model)
+        state = trainer.state() | {f"network.{k}": v for k, v in self.potential.network.state_dict().items()}
         progress = {"versions": versions(), "threads": torch.get_num_threads()}
         self._saved_at = time.monotonic()
         return self.folder.save(trainer.update, model, state, progress, keep or self.recipe.log.keep_last)
+
+    def write_model(self, path: Path) -> None:
+        """Write the model of this moment: averaged weights where the recipe averages, settings, and some of the bank.
+
+        Raises:
+            EBMError: it cannot be written.
+        """
+        last, average, bank = self.potential.network.state_dict(), self._average_weights(), self.trainer.bank
+        save_model(
+            path,
+            average or last,
+            self.config(),
+            bank=bank.states if bank else None,
+            recipe=self.recipe.dumps(),
+            last=last if average else None,
+        )
 
     def config(self) -> ModelConfig:
         """The settings that travel with the weights."""
