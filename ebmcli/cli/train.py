@@ -59,6 +59,17 @@ def train(
         ),
     ] = None,
     set_: options.Set = None,
+    seed: Annotated[
+        int | None,
+        typer.Option(
+            "--seed",
+            metavar="N",
+            min=0,
+            max=2**63 - 1,
+            help="Short for --set train.seed=N, and stronger: it is set after every --set.",
+            show_default=False,
+        ),
+    ] = None,
     out: options.Out = None,
     trust_code: options.TrustCode = False,
     device: options.Device = "auto",
@@ -91,9 +102,10 @@ def train(
         )
     if save_recipe is not None and not chosen:
         raise UsageError("--save-recipe is for a recipe that is chosen for --data", "ebm recipe copy copies others")
-    for option, given in (("--out", out), ("--dry-run", dry_run), ("--init-from", init_from)):
-        if resume is not None and given:
+    for option, given in (("--out", out), ("--dry-run", dry_run), ("--init-from", init_from), ("--seed", seed)):
+        if resume is not None and given not in (None, False):
             raise UsageError(f"{option} is for a new run, not for --resume", "a run goes on in its own folder")
+    set_ = [*(set_ or ()), *([] if seed is None else [f"train.seed={seed}"])]
     run: Run | None = None
     folder = Path()
     from ebmcli.models.origin import may_import
@@ -102,10 +114,10 @@ def train(
     if resume is not None:
         settings, run, facts = _reopen(resume, set_, data, device, backend, trust_code)
     else:
-        settings = _choose(str(data), device, save_recipe, set_, output) if chosen else load(str(recipe), set_ or ())
+        settings = _choose(str(data), device, save_recipe, set_, output) if chosen else load(str(recipe), set_)
         folder, facts = _begin(settings, out, data, device, backend)
 
-    own = trust_code if run or chosen else may_import(settings, str(recipe), trust_code, set_ or ())
+    own = trust_code if run or chosen else may_import(settings, str(recipe), trust_code, set_)
 
     from ebmcli.training.run_folder import Run
     from ebmcli.training.session import Learning

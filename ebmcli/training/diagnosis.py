@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -15,10 +16,12 @@ from torch import Tensor
 from ebmcli.data.toys import TOYS
 from ebmcli.errors import EBMError
 from ebmcli.evaluation import toys
+from ebmcli.evaluation.verdict import DRIFT, GAP
 from ebmcli.media import plots
 from ebmcli.models.checkpoint import Checkpoint, ModelConfig
 from ebmcli.models.sampling import sample
 from ebmcli.storage.reading import read_json
+from ebmcli.training.longruns import Line, in_words
 from ebmcli.training.oscillation import SHORT, Oscillation
 from ebmcli.training.run_folder import Run
 
@@ -45,13 +48,21 @@ CLOSE = 0.1
 MATCH = 0.05
 """Total variation above the floor of perfect samples up to which samples match the data."""
 
+LINEAR_GAP = 2.0
+"""Gap up to which its axis is linear; beyond that it is logarithmic, for an energy that is no density has any gap."""
+
 SERIES = ["update", "energy_difference", "gradient_magnitude", "displacement", "straightness", "burn_in_distance"]
 """What an exported model keeps of the last updates."""
 
 
+def run_of(file: Path) -> Path | None:
+    """The folder of the run that a model file lies in; None where it lies in none."""
+    return next((p for p in file.resolve().parents if (p / "run.json").is_file()), None)
+
+
 def records_of(file: Path) -> list[dict[str, Any]]:
     """The records of learning that go with a model file: of its run, or those exported with it; maybe none."""
-    folder = next((p for p in file.resolve().parents if (p / "run.json").is_file()), None)
+    folder = run_of(file)
     if folder is not None:
         return list(Run.open(folder).metrics())
     try:
@@ -180,6 +191,55 @@ def draw_learning(config: ModelConfig, records: Records, o: Oscillation, words: 
             axis.locator_params(axis="x", nbins=4)
         fig.supxlabel(words, fontsize=9, x=0.01, ha="left", wrap=True)
         yield fig
+
+
+@contextmanager
+def draw_long_runs(config: ModelConfig, lines: Sequence[Line]) -> Iterator[Figure]:
+    """Gap and drift of a training's long runs over its updates, with error bars and verdicts.
+
+    It shows when an energy becomes a density: chains from data then keep the energy of the data.
+    """
+    with plots.figure(8.0, 5.8, rows=2, sharex=True) as (fig, axes):
+        _draw_values(axes[0], lines, "gap", GAP[0])
+        axes[0].set_title("gap: energy of long chains minus that of the data, sd of the data's energy")
+        _draw_values(axes[1], lines, "drift", DRIFT)
+        axes[1].set_title("drift of that energy between the last two quarters of the steps, sd")
+        axes[0].legend(loc="best", title="verdict", title_fontsize=8)
+        updates = [line["update"] for line in lines]
+        margin = 0.04 * max(1, max(updates) - min(updates))
+        axes[1].set_xlim(min(updates) - margin, max(updates) + margin)
+        axes[1].xaxis.get_major_locator().set_params(integer=True)
+        axes[1].set_xlabel("update")
+        fig.supxlabel(f"{config.name}; {in_words(lines[-1])}", fontsize=9, x=0.02, ha="left", wrap=True)
+        yield fig
+
+
+def _draw_values(axis: Axes, lines: Sequence[Line], key: str, tolerated: float) -> None:
+    """Gap or drift over updates, a colour for each verdict, and the band that a density of the data stays in."""
+    from matplotlib.ticker import SymmetricalLogLocator
+
+    axis.axhspan(-tolerated, tolerated, color=plots.BAND, linewidth=0, label="tolerated of a density")
+    axis.axhline(0, color=plots.FAINT, linewidth=0.8)
+    measured = [line for line in lines if line["verdict"] is not None]
+    axis.plot(*_points(measured, key), color=plots.FAINT, linewidth=0.8, zorder=1)
+    verdicts = dict.fromkeys(line["verdict"] for line in measured)
+    for name, colour in zip(verdicts, itertools.cycle(plots.COLOURS), strict=False):
+        mine = [line for line in measured if line["verdict"] == name]
+        errors = _points(mine, f"{key}_error")[1]
+        style: dict[str, Any] = {"color": colour, "markersize": 5, "capsize": 3, "elinewidth": 1.2}
+        axis.errorbar(*_points(mine, key), yerr=errors, fmt="o", label=name, **style)
+    failed = [line["update"] for line in lines if line["verdict"] is None]
+    if failed:
+        axis.plot(failed, [0.0] * len(failed), "x", color=plots.FAINT, label="none")
+    axis.set_yscale("symlog", linthresh=LINEAR_GAP)
+    axis.yaxis.set_major_locator(SymmetricalLogLocator(base=10, linthresh=LINEAR_GAP, subs=(1, 3)))
+    axis.yaxis.set_major_formatter("{x:g}")
+
+
+def _points(lines: Sequence[Line], key: str) -> tuple[list[int], list[float]]:
+    """Updates, and what the long runs have under `key` (nan where they have nothing)."""
+    values: list[Any] = [line[key] for line in lines]  # type: ignore[literal-required]
+    return [line["update"] for line in lines], [math.nan if value is None else value for value in values]
 
 
 def _draw_displacement(axis: Axes, config: ModelConfig, records: Records) -> None:

@@ -240,8 +240,14 @@ def in_words(line: Line) -> str:
     what = f"long run of update {line['update']:,}"
     if line["error"]:
         return f"{what}: no verdict, {line['error']}"
-    gap = "" if line["gap"] is None else f", gap {line['gap']:+.2f} ± {line['gap_error'] or 0.0:.2f} sd"
-    return f"{what}: {line['verdict']}{gap} after {line['steps']:,} steps"
+    return f"{what}: {line['verdict']}, gap {numbers(line)[0]} sd after {line['steps']:,} steps"
+
+
+def numbers(line: Line) -> tuple[str, str]:
+    """Gap and drift with their errors, for a table."""
+    pairs = ((line["gap"], line["gap_error"]), (line["drift"], line["drift_error"]))
+    gap, drift = ("-" if v is None else f"{v:+.2f} ± {math.nan if e is None else e:.2f}" for v, e in pairs)
+    return gap, drift
 
 
 def run_beside(device: torch.device | str, threads: int) -> bool:
