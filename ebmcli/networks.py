@@ -7,7 +7,7 @@ code (`f.*` for toy and vanilla, `convs.*` and `fc.*` for nonlocal), so their we
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from itertools import pairwise
 from typing import Any
 
@@ -29,10 +29,11 @@ def is_points(shape: Shape) -> bool:
 
 LARGEST_SIDE = 4096
 """Pixels of a side, and channels, of an image at most."""
-LARGEST_WIDTH = 1 << 16
-LARGEST_NETWORK = 1 << 31
-"""Weights of a network at most: 8 GiB of them."""
-SMALLEST = 4
+LARGEST_WIDTH = 65_536
+"""Channels of a network's first layer at most."""
+MOST_WEIGHTS = 2**31
+"""Weights of a network at most, which take 8 GiB."""
+SMALLEST_MAP = 4
 """Feature maps are halved until they are at most this wide (px); the last layer covers what is left."""
 
 
@@ -43,7 +44,7 @@ def halvings(size: int) -> list[int]:
     fewer, 64 one more, 28 gives [28, 14, 7, 3] and so a last kernel of 3×3.
     """
     sizes = [size]
-    while sizes[-1] > SMALLEST:
+    while sizes[-1] > SMALLEST_MAP:
         sizes.append(sizes[-1] // 2)
     return sizes
 
@@ -227,6 +228,21 @@ _ARGUMENTS: dict[str, tuple[Callable[[Any], bool], str]] = {
 """What our networks' arguments may be: a test and its words."""
 
 
+def build_from(name: str, shape: Shape, arguments: Mapping[str, Any], *, trusted: bool = False) -> nn.Module:
+    """As `build`, with arguments that a file names: none of them is taken for one of `build` itself.
+
+    Raises:
+        EBMError: as `build`; or an argument is called seed, trusted, name or shape.
+    """
+    taken = sorted(arguments.keys() & {"name", "shape", "seed", "trusted"})
+    if taken:
+        raise EBMError(
+            f"network {name!r} does not take these arguments: {', '.join(taken)}",
+            "see the potential section of the recipe",
+        )
+    return build(name, shape, trusted=trusted, **arguments)
+
+
 def _check_size(name: str, shape: Shape, arguments: dict[str, Any]) -> None:
     """Nothing, if a network of ours can be built of these: asked before any memory is.
 
@@ -248,9 +264,9 @@ def _check_size(name: str, shape: Shape, arguments: dict[str, Any]) -> None:
     except TypeError as error:
         raise EBMError(f"network {name!r} does not take these arguments: {error}", hint) from error
     except RuntimeError:  # more than a tensor can count
-        weights = LARGEST_NETWORK + 1
-    if weights > LARGEST_NETWORK:
-        raise EBMError(f"network {name!r} would have more than {LARGEST_NETWORK:,} weights", "take a smaller width")
+        weights = MOST_WEIGHTS + 1
+    if weights > MOST_WEIGHTS:
+        raise EBMError(f"network {name!r} would have more than {MOST_WEIGHTS:,} weights", "take a smaller width")
 
 
 def _import_factory(name: str, trusted: bool) -> Callable[..., nn.Module]:
@@ -274,7 +290,7 @@ def _check_scalar(network: object, name: str, shape: Shape) -> None:
     try:
         with torch.no_grad():
             out = network(torch.zeros(2, *shape))
-    except RuntimeError as error:
+    except Exception as error:  # whatever the user's code does with them
         raise EBMError(f"network {name!r} does not take 2 images of shape {list(shape)}: {error}", hint) from error
     if not isinstance(out, Tensor) or out.numel() != 2:
         got = f"a tensor of shape {list(out.shape)}" if isinstance(out, Tensor) else type(out).__name__

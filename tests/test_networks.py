@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ebmcli.errors import ConsentError, EBMError
-from ebmcli.networks import NonLocalBlock, Shape, build
+from ebmcli.networks import NonLocalBlock, Shape, build, build_from
 from ebmcli.potential import Potential
 
 Layout = Mapping[str, tuple[int, ...]]
@@ -203,6 +203,13 @@ def test_unknown_arguments_are_named() -> None:
     """An argument that the network does not have is a known error, not a TypeError."""
     with pytest.raises(EBMError, match=r"'nonlocal' does not take these arguments.*space_to_depth"):
         build("nonlocal", (3, 32, 32), space_to_depth=True)
+
+
+@pytest.mark.parametrize("argument", ["seed", "trusted", "name", "shape"])
+def test_arguments_of_a_file_are_the_networks_own(argument: str) -> None:
+    """A file cannot give the consent to code, or anything else that is the caller's, as an argument of a network."""
+    with pytest.raises(EBMError, match=f"does not take these arguments: {argument}"):
+        build_from("toy", (2, 1, 1), {"width": 4, argument: 1})
 
 
 def test_initial_weights_belong_to_the_seed() -> None:

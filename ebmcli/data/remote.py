@@ -20,7 +20,7 @@ from ebmcli.data.sets import public
 from ebmcli.data.source import SPLITS, Source
 from ebmcli.data.toys import TOYS
 from ebmcli.errors import EBMError
-from ebmcli.hub import client
+from ebmcli.hub import client, faults
 from ebmcli.hub.address import Address, parse
 from ebmcli.storage.paths import typed_path
 
@@ -75,8 +75,8 @@ def fetch(
     part = known(address, split, config)
     if part is not None and not again and _whole(part):
         return part
-    if client.offline():
-        raise client.HubError(
+    if faults.offline():
+        raise faults.HubError(
             f"the data set {address} is not in the cache, and HF_HUB_OFFLINE allows no network",
             f"fetch it once with network: ebm data fetch {address.repo}; or give local files with --data PATH",
         )
@@ -86,7 +86,7 @@ def fetch(
     try:
         sha = client.commit_of(address, "dataset")
         found = client.attempt(f"data set {address}", _find, address, sha, split, progress, column, config)
-    except client.HubError as error:
+    except faults.HubError as error:
         if not error.passing or part is None or not _whole(part):
             raise
         log.warning(f"{error.message}; the copy of {part.revision[:8]} in the cache serves")
@@ -237,13 +237,13 @@ def _asked(repo: str, ask: Callable[[Any], Any]) -> Any:
         datasets.exceptions.DatasetNotFoundError,
         datasets.exceptions.DataFilesNotFoundError,
     ) as error:
-        if isinstance(client.explain(error, repo), client.HubError):  # the Hub's failures are explained as such
+        if isinstance(faults.explain(error, repo), faults.HubError):  # the Hub's failures are explained as such
             raise
         raise _unreadable(repo, error) from error
 
 
 def _unreadable(repo: str, error: Exception) -> EBMError:
-    what = client.clean(str(error).split("\n")[0])[:240]
+    what = faults.clean(str(error).split("\n")[0])[:240]
     return EBMError(f"the data set {repo} cannot be read: {what}", "get its files and give them with --data PATH")
 
 
@@ -285,8 +285,8 @@ def _generic(part: Part, n: int) -> Iterator[Item]:
 
 
 def _fetch_again(part: Part, progress: Progress | None) -> None:
-    if client.offline():
-        raise client.HubError(
+    if faults.offline():
+        raise faults.HubError(
             f"files of the data set {part.repo} are gone from the cache, and HF_HUB_OFFLINE allows no network",
             f"fetch it once with network: ebm data fetch {part.repo}",
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from typing import Any
 
-from ebmcli.hub import client
+from ebmcli.hub import client, faults
 
 TAG = "ebmcli"
 REGIMES = ("convergent", "non-convergent")
@@ -15,10 +15,10 @@ def search(query: str | None = None, limit: int = 50) -> list[dict[str, Any]]:
     """Repositories with our tag whose name has `query` in it, most downloaded first.
 
     Raises:
-        EBMError: exit code 4, as `ebmcli.hub.client.explain`, or no network is wanted.
+        EBMError: exit code 4, as `ebmcli.hub.faults.explain`, or no network is wanted.
     """
-    if client.offline():
-        raise client.HubError("HF_HUB_OFFLINE allows no search of the Hub", "ebm models lists the bundled ones")
+    if faults.offline():
+        raise faults.HubError("HF_HUB_OFFLINE allows no search of the Hub", "ebm models lists the bundled ones")
     api = client.api()
 
     def found() -> list[dict[str, Any]]:

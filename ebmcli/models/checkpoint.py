@@ -21,7 +21,7 @@ from ebmcli._version import __version__
 from ebmcli.consent import is_code, unasked
 from ebmcli.engine.precision import PRECISIONS
 from ebmcli.errors import ConsentError, EBMError
-from ebmcli.networks import LARGEST_SIDE, NETWORKS, Shape, build, is_points
+from ebmcli.networks import LARGEST_SIDE, NETWORKS, Shape, build_from, is_points
 from ebmcli.potential import Potential
 from ebmcli.recipe.agreement import contradictions
 from ebmcli.storage.files import write_whole
@@ -315,7 +315,7 @@ def _check_claims(path: Path | str, config: ModelConfig, recipe: str, trusted: b
 
 def _build(path: Path | str, config: ModelConfig, trusted: bool) -> nn.Module:
     try:
-        return build(config.network, config.shape, trusted=trusted, **config.arguments)
+        return build_from(config.network, config.shape, config.arguments, trusted=trusted)
     except EBMError as error:
         error.message = f"the network of {path} cannot be built: {error.message}"
         error.args = (error.message,)

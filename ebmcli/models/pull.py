@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ebmcli.errors import EBMError
-from ebmcli.hub import client
+from ebmcli.hub import client, faults
 from ebmcli.hub.address import Address
 from ebmcli.hub.client import Fetched
 from ebmcli.models.checkpoint import FILE, examine
@@ -41,17 +41,17 @@ def fetch(
         EBMError: exit code 4: no such repository or revision, no access, no network, not in the cache;
             exit code 1: its file is not a model, or the cache cannot be written.
     """
-    if client.offline() or local_only:
+    if faults.offline() or local_only:
         kept = cached(address, cache_dir)
         if kept is None:
-            raise client.absent(str(address))
+            raise faults.absent(str(address))
         return kept
     try:
         sha = client.commit_of(address, token=token)
         kept = None if force else cached(Address(address.repo, sha), cache_dir)
         if kept is None:
             kept = _download(address, sha, token, cache_dir, force, trusted)
-    except client.HubError as error:
+    except faults.HubError as error:
         kept = cached(address, cache_dir)
         if not error.passing or kept is None:
             raise
@@ -117,7 +117,7 @@ def _size(api: Any, address: Address, sha: str) -> int:
 
     size = client.ask(str(address), told)
     if size is None:
-        raise client.HubError(f"{address} holds no {FILE}: it is no model of ebm's", "ebm models --hub lists those")
+        raise faults.HubError(f"{address} holds no {FILE}: it is no model of ebm's", "ebm models --hub lists those")
     if size > LARGEST:
         raise EBMError(
             f"{address} has a model of {size / 1e9:,.1f} GB, more than the {LARGEST / 1e9:,.1f} GB that are taken",
@@ -135,7 +135,7 @@ def _look(api: Any, address: Address, sha: str, size: int, trusted: bool) -> Non
             return api.parse_safetensors_file_metadata(address.repo, FILE, revision=sha)
         except (SafetensorsParsingError, RecursionError) as error:
             if _is_page(api, address, sha):
-                raise client.answered_by_another(str(address)) from error
+                raise faults.answered_by_another(str(address)) from error
             raise EBMError(
                 f"{where} is not a safetensors file with a sound header", "ebm models --hub lists models of ebm's"
             ) from error

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ebmcli.errors import EBMError
-from ebmcli.hub import client
+from ebmcli.hub import client, faults
 from ebmcli.hub.address import Address
 from ebmcli.publish.card import FILES
 
@@ -49,11 +49,11 @@ def plan(folder: Path, address: Address, *, private: bool | None = None, token: 
     Only the files that a model folder has (`ebmcli.publish.card.FILES`) are looked at, whatever else lies there.
 
     Raises:
-        EBMError: exit code 4, as `ebmcli.hub.client.explain`; or the repository is public and `private` was asked.
+        EBMError: exit code 4, as `ebmcli.hub.faults.explain`; or the repository is public and `private` was asked.
     """
     paths = [folder / name for name in FILES if (folder / name).is_file()]
-    if client.offline():
-        raise client.HubError(f"HF_HUB_OFFLINE allows no network, so {address.repo} cannot be compared", "unset it")
+    if faults.offline():
+        raise faults.HubError(f"HF_HUB_OFFLINE allows no network, so {address.repo} cannot be compared", "unset it")
     api = client.api(token)
     there, exists = _there(api, address, private, [path.name for path in paths])
     entries = tuple(Entry(path, path.stat().st_size, _state(path, there.get(path.name))) for path in paths)
@@ -79,12 +79,12 @@ def push(
         pull_request: open one instead of committing.
 
     Raises:
-        EBMError: nobody is logged in, or as `ebmcli.hub.client.explain`: exit code 4.
+        EBMError: nobody is logged in, or as `ebmcli.hub.faults.explain`: exit code 4.
     """
     from huggingface_hub import CommitOperationAdd, get_token
 
     if token is False or not (token or get_token()):
-        raise client.HubError(f"nobody is logged in, so {plan.repo} cannot be written", client.LOGIN)
+        raise faults.HubError(f"nobody is logged in, so {plan.repo} cannot be written", faults.LOGIN)
     api = client.api(token)
     page = f"{api.endpoint}/{plan.repo}"
     if not plan.changes:

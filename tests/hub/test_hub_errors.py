@@ -19,7 +19,7 @@ from helpers.hub_server import Hub, online
 from helpers.quick import ebm, fails
 from safetensors.torch import save as to_bytes
 
-from ebmcli.hub import client
+from ebmcli.hub import faults
 from ebmcli.models import lookup
 from ebmcli.models.checkpoint import FILE
 
@@ -183,5 +183,5 @@ def test_a_hostile_repository(hub: Hub, tmp_path: Path, case: str) -> None:
 
 
 def test_no_token_is_in_any_message() -> None:
-    said = client.clean("GET https://ann:secret@hub/x with Authorization: Bearer abc.def and hf_AbCdEf123\n failed")
+    said = faults.clean("GET https://ann:secret@hub/x with Authorization: Bearer abc.def and hf_AbCdEf123\n failed")
     assert not [word for word in ("secret", "abc.def", "AbCdEf") if word in said]
