@@ -136,10 +136,14 @@ def altered(change: Callable[[dict], None]) -> bytes:
     return struct.pack("<Q", len(text)) + text + WHOLE[8 + length :]
 
 
-def settings(**values: object) -> Callable[[dict], None]:
+def settings(*, recipe: bool = False, **values: object) -> Callable[[dict], None]:
+    """Other settings; the recipe, which would contradict them, goes unless it is to stay."""
+
     def change(header: dict) -> None:
         said = {**json.loads(header["__metadata__"]["ebm"]), **values}
         header["__metadata__"]["ebm"] = json.dumps(said)
+        if not recipe:
+            header["__metadata__"]["recipe"] = ""
 
     return change
 
@@ -157,8 +161,9 @@ HOSTILE: dict[str, tuple[bytes, str]] = {
     "longer than its header": (WHOLE + b"x" * 8_000_000, "not those of its header"),
     "somebody else's": (to_bytes({"w": torch.zeros(4)}), "does not describe itself"),
     "shapes": (altered(_first_shape), "do not fit network"),
-    "a network beyond all memory": (altered(settings(arguments={"width": 10**7})), "do not fit network"),
+    "a network beyond all memory": (altered(settings(arguments={"width": 60_000})), "do not fit network"),
     "a width of another kind": (altered(settings(arguments={"width": -3})), "cannot be built"),
+    "another recipe": (altered(settings(recipe=True, step_size=0.5)), "contradicts itself: step_size is 0.5"),
     "code": (altered(settings(network="os:system")), "names code to run"),
     "no scale": (altered(settings(energy_scale=None)), "energy scale"),
     "nonsense": (altered(settings(image_size="../../etc")), "make no sense"),
