@@ -186,6 +186,12 @@ def hostile(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
         sys.modules.pop("tripwire", None)
 
 
+def rewrite(path: Path, **values: object) -> None:
+    """Other values in a record, which then vouches for itself no more: whoever changes it can leave that out."""
+    facts = {**json.loads(path.read_text()), **values}
+    path.write_text(json.dumps({key: value for key, value in facts.items() if key not in ("sealed", "sha256")}))
+
+
 def make_all(folder: Path) -> None:
     """Models, runs, maps, sweeps, long runs and recipes, all of the same network."""
     (folder / "mine.toml").write_text(RECIPE)
@@ -198,8 +204,7 @@ def make_all(folder: Path) -> None:
     words = ["--from", "noise", "--steps", "2", "--chains", "4", "--moments", "2", "--compared", "20", "--quiet"]
     assert cli.run(["longrun", "hostile", *words, "--out", "long", "--trust-code"]) == 0
     assert cli.run(["longrun", HARMLESS, *words, "--out", "long-features"]) == 0
-    facts = json.loads((folder / "long-features" / "longrun.json").read_text())
-    (folder / "long-features" / "longrun.json").write_text(json.dumps({**facts, "features": CODE, "judged": True}))
+    rewrite(folder / "long-features" / "longrun.json", features=CODE, judged=True)
     (folder / "map" / "unfinished").mkdir(parents=True)
     settings = {
         "model": "hostile.safetensors",
@@ -352,8 +357,7 @@ def test_a_map_is_told_apart_before_code_is_imported(
     """Another model than it was begun with is refused by its checksum, with consent too; so is a long run's."""
     for folder, file, key in (("map", "unfinished/settings.json", "digest"), ("long", "longrun.json", "model_sha256")):
         copy = Path(shutil.copytree(hostile.folder / folder, tmp_path / folder))
-        facts = json.loads((copy / file).read_text())
-        (copy / file).write_text(json.dumps({**facts, key: 64 * "0"}))
+        rewrite(copy / file, **{key: 64 * "0"})
         hostile.arm()
         assert cli.run([{"long": "longrun"}.get(folder, folder), "--resume", str(copy), "--trust-code"]) == 1
         assert "another model" in (said := capsys.readouterr().err) or "is not the model" in said
@@ -395,7 +399,7 @@ def test_a_matplotlibrc_of_the_present_folder_does_not_count(tmp_path: Path) -> 
 def test_one_gate(root: Path) -> None:
     """Modules by a name that is not written in the program are imported in one place, and tables of our own."""
     package = root / "ebmcli"
-    allowed = {"consent.py", "__init__.py", "cli/__init__.py"}
+    allowed = {"consent/__init__.py", "__init__.py", "cli/_app.py"}
     found = set()
     for path in package.rglob("*.py"):
         text = path.read_text(encoding="utf-8")
@@ -405,7 +409,7 @@ def test_one_gate(root: Path) -> None:
             if isinstance(node, ast.Call) and re.search(r"import_module|__import__|\bexec$|\beval$", call(node)):
                 found.add(path.relative_to(package).as_posix())
             if isinstance(node, ast.Attribute) and ast.unparse(node) == "sys.path":
-                assert path.name == "consent.py", path
+                assert path == package / "consent" / "__init__.py", path
     assert found == allowed
 
 
