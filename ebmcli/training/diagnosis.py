@@ -48,6 +48,8 @@ CLOSE = 0.1
 MATCH = 0.05
 """Total variation above the floor of perfect samples up to which samples match the data."""
 
+FAR_GAP = 10.0
+"""A gap or drift beyond which its axis is logarithmic, sd of the data's energy."""
 LINEAR_GAP = 2.0
 """Gap up to which its axis is linear; beyond that it is logarithmic, for an energy that is no density has any gap."""
 
@@ -231,8 +233,10 @@ def _draw_values(axis: Axes, lines: Sequence[Line], key: str, tolerated: float) 
     failed = [line["update"] for line in lines if line["verdict"] is None]
     if failed:
         axis.plot(failed, [0.0] * len(failed), "x", color=plots.FAINT, label="none")
-    axis.set_yscale("symlog", linthresh=LINEAR_GAP)
-    axis.yaxis.set_major_locator(SymmetricalLogLocator(base=10, linthresh=LINEAR_GAP, subs=(1, 3)))
+    largest = max((abs(value) for value in _points(measured, key)[1]), default=0.0)
+    if largest > FAR_GAP:  # a model that is no density may be anywhere; one that nearly is asks for a plain scale
+        axis.set_yscale("symlog", linthresh=LINEAR_GAP)
+        axis.yaxis.set_major_locator(SymmetricalLogLocator(base=10, linthresh=LINEAR_GAP, subs=(1, 3)))
     axis.yaxis.set_major_formatter("{x:g}")
 
 
