@@ -15,8 +15,8 @@ from ebmcli.random.streams import Purpose, Stream
 from ebmcli.sampler import HMC, MALA, Kernel
 
 pytestmark = pytest.mark.slow
-jax = pytest.importorskip("jax", reason="blackjax runs on jax: pip install blackjax")
-blackjax = pytest.importorskip("blackjax", reason="the reference: pip install blackjax")
+jax = pytest.importorskip("jax", reason="blackjax runs on jax: pip install -e .[slow]")
+blackjax = pytest.importorskip("blackjax", reason="the reference: pip install -e .[slow]")
 
 CHAINS, BURN, STEPS = 2000, 200, 500
 EPS, LEAPFROG = 0.55, 4
