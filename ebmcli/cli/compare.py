@@ -14,7 +14,7 @@ from ebmcli.errors import UsageError
 from ebmcli.native import cores
 
 if TYPE_CHECKING:
-    from ebmcli.evaluation import Reference, WalkSettings
+    from ebmcli.evaluation import Reference
     from ebmcli.evaluation.compare import Comparison
     from ebmcli.models.checkpoint import Checkpoint
     from ebmcli.models.foreign import Foreign
@@ -27,58 +27,97 @@ class Sign(StrEnum):
     logp = "logp"
 
 
+Models = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="MODEL",
+        help="Bundled names, folders, files, runs, or code: package.module:factory. Left out: all bundled models.",
+        show_default=False,
+    ),
+]
+From = Annotated[
+    str,
+    typer.Option("--from", metavar="START", help="Where long runs start: data, noise, bank, or a path to images."),
+]
+Steps = Annotated[int, typer.Option("--steps", metavar="N", min=1, help="Steps of each long run.")]
+Count = Annotated[int, typer.Option("--count", "-n", metavar="N", min=2, help="Chains of each model.")]
+StepSize = Annotated[
+    float | None,
+    typer.Option(
+        "--step-size",
+        metavar="E",
+        min=1e-9,
+        help="Step size ε of all, in pixel units.",
+        show_default="each model's own",
+    ),
+]
+CrossSteps = Annotated[
+    int | None,
+    typer.Option(
+        "--cross-steps",
+        metavar="N",
+        min=0,
+        help="Steps of a model's chains that start at another's samples.",
+        show_default="a tenth of --steps",
+    ),
+]
+Features = Annotated[
+    str | None,
+    typer.Option(
+        "--features",
+        metavar="PATH|CODE",
+        help="Another feature network for the Fréchet distance: a safetensors file, or package.module:factory.",
+        show_default="embedded",
+    ),
+]
+SignChoice = Annotated[
+    Sign, typer.Option("--sign", help="Which outputs of imported code are likely: low ones (energy), or high (logp).")
+]
+Scale = Annotated[
+    float, typer.Option("--scale", metavar="S", min=1e-30, help="Scale of imported code: U = S times its output.")
+]
+Side = Annotated[
+    int | None,
+    typer.Option(
+        "--size", metavar="PX", min=1, help="Side of the images that imported code takes.", show_default="the others'"
+    ),
+]
+Channels = Annotated[
+    int | None,
+    typer.Option(
+        "--channels", metavar="C", min=1, help="Channels that imported code takes.", show_default="the others'"
+    ),
+]
+Short = Annotated[int, typer.Option("--short", metavar="N", min=1, help="Steps of a short run of imported code.")]
+Html = Annotated[
+    Path | None,
+    typer.Option(
+        "--html", metavar="PATH", help="Write everything as one page that needs no network.", show_default=False
+    ),
+]
+Png = Annotated[
+    Path | None, typer.Option("--png", metavar="PATH", help="Write the samples as a picture.", show_default=False)
+]
+
+
 def compare(
-    models_: Annotated[
-        list[str] | None,
-        typer.Argument(
-            metavar="MODEL",
-            help="Bundled names, folders, files, runs, or code: package.module:factory. Left out: all bundled models.",
-            show_default=False,
-        ),
-    ] = None,
-    from_: Annotated[
-        str, typer.Option("--from", metavar="START", help="Of the long runs: data, noise, bank, or a path to images.")
-    ] = "data",
-    steps: Annotated[int, typer.Option("--steps", metavar="N", min=1, help="Of the long runs.")] = 2000,
-    count: Annotated[int, typer.Option("--count", "-n", metavar="N", min=2, help="Chains of each.")] = 36,
+    models_: Models = None,
+    from_: From = "data",
+    steps: Steps = 2000,
+    count: Count = 36,
     kernel: options.Kernel = "langevin",
-    step_size: Annotated[
-        float | None,
-        typer.Option("--step-size", metavar="E", min=1e-9, help="ε of all.", show_default="each model's own"),
-    ] = None,
-    cross_steps: Annotated[
-        int | None,
-        typer.Option(
-            "--cross-steps",
-            metavar="N",
-            min=0,
-            help="Of A's chains from B's samples.",
-            show_default="a tenth of --steps",
-        ),
-    ] = None,
+    step_size: StepSize = None,
+    cross_steps: CrossSteps = None,
     data: options.Data = None,
     seed: options.Seed = 0,
-    features: Annotated[
-        str | None,
-        typer.Option("--features", metavar="NET", help="Feature network of the distance.", show_default="embedded"),
-    ] = None,
-    sign: Annotated[
-        Sign, typer.Option("--sign", help="Of code: are low outputs likely (energy), or high ones (logp)?")
-    ] = Sign.energy,
-    scale: Annotated[float, typer.Option("--scale", metavar="S", min=1e-30, help="Of code: U = S · output.")] = 1.0,
-    size: Annotated[
-        int | None, typer.Option("--size", metavar="PX", min=1, help="Of code: its images.", show_default="the others'")
-    ] = None,
-    channels: Annotated[
-        int | None, typer.Option("--channels", metavar="C", min=1, help="Of code.", show_default="the others'")
-    ] = None,
-    short: Annotated[int, typer.Option("--short", metavar="N", min=1, help="Of code: steps of a short run.")] = 100,
-    html: Annotated[
-        Path | None, typer.Option("--html", metavar="PATH", help="Write one page, offline.", show_default=False)
-    ] = None,
-    png: Annotated[
-        Path | None, typer.Option("--png", metavar="PATH", help="Write the samples as a picture.", show_default=False)
-    ] = None,
+    features: Features = None,
+    sign: SignChoice = Sign.energy,
+    scale: Scale = 1.0,
+    size: Side = None,
+    channels: Channels = None,
+    short: Short = 100,
+    html: Html = None,
+    png: Png = None,
     trust_code: options.TrustCode = False,
     device: options.Device = "auto",
     backend: options.Backend = "auto",
@@ -97,85 +136,113 @@ def compare(
     for path, ending in ((html, ".html"), (png, ".png")):
         _free(path, ending, force)
 
-    from ebmcli.data.bundled import at_hand
     from ebmcli.engine import device as devices
-    from ebmcli.evaluation import WalkSettings, load_features, reference_of, sheet
     from ebmcli.evaluation import compare as comparing
-    from ebmcli.models import foreign, lookup
-    from ebmcli.sampler import KERNELS
+    from ebmcli.evaluation.kernels import check_kernel
 
-    if kernel not in KERNELS:
-        raise UsageError(f"unknown kernel {kernel!r}", f"use {', '.join(KERNELS)}")
+    check_kernel(kernel)
     cores.use(threads)
-    place = devices.pick(device)
-    names = list(models_ or _all_bundled())
-    ours = {
-        n: lookup.load(n, device=place, backend=backend, trusted=trust_code) for n in names if not foreign.is_spec(n)
-    }
+    how = {"device": devices.pick(device), "backend": backend}
+    of_code = {"sign": sign.value, "scale": scale, "step_size": step_size, "steps": short}
+    models = _load(models_, trust_code, how, size=size, channels=channels, data=data, **of_code)
+    groups = comparing.alike(models, data)
+    walk = {"start": from_, "against": "none", "steps": steps, "chains": count, "kernel": kernel}
+    walk |= {"step_size": step_size, "seed": seed, "moments": 3, "data": data}
+    crossing = max(1, steps // 10) if cross_steps is None else cross_steps
+    found = _compare(groups, walk, features, trust_code, crossing, output)
+    _write(found, html, png, output)
+    _tell(found, output)
 
-    def imported(name: str, others: Foreign) -> Checkpoint:
+
+def _load(named: list[str] | None, trusted: bool, how: dict[str, Any], **of_code: Any) -> list[tuple[str, Checkpoint]]:
+    """The models by what they are called in tables, in the order in which they were named.
+
+    Raises:
+        UsageError: one set of data was chosen for points and images; or as `_foreign`.
+    """
+    from ebmcli.models import foreign, lookup
+
+    names, data = list(named or _all_bundled()), of_code["data"]
+    ours = {name: lookup.load(name, **how, trusted=trusted) for name in names if not foreign.is_spec(name)}
+    others = _foreign(names, ours, **of_code)
+
+    def imported(name: str) -> Checkpoint:
         """Code as a model: naming it as an argument is to ask for it, but EBM_MODEL is no argument."""
-        asked = trust_code or name in (models_ or ())
-        return foreign.load(name, others, trusted=asked, device=place, backend=backend)
+        return foreign.load(name, others, trusted=trusted or name in (named or ()), **how)
 
-    more = {"sign": sign.value, "scale": scale, "step_size": step_size, "steps": short}
-    others = _foreign(names, ours, size, channels, data, **more)
-    loaded = [(_label(n), ours[n] if n in ours else imported(n, others)) for n in names]
-    points = [name for name, model in loaded if model.config.is_points]
-    images = [name for name, model in loaded if not model.config.is_points]
+    models = [(_label(name), ours[name] if name in ours else imported(name)) for name in names]
+    points = [name for name, model in models if model.config.is_points]
+    images = [name for name, model in models if not model.config.is_points]
     if data and points and images:
         raise UsageError(
             f"{points[0]} is a model of points and {images[0]} of images: --data {data} cannot be for both",
             "leave --data out, and each is held against its own data; or compare them apart",
         )
-    groups = comparing.alike(loaded, data)
+    return models
+
+
+def _compare(
+    groups: list[list[tuple[str, Checkpoint]]],
+    walk: dict[str, Any],
+    features: str | None,
+    trusted: bool,
+    cross_steps: int,
+    output: Output,
+) -> list[Comparison]:
+    """Each group of models on its data, with a bar over the steps of all chains.
+
+    Args:
+        groups: names and models that can be compared with one another.
+        walk: what is chosen for `WalkSettings`.
+        features: another feature network; None for the embedded one.
+        trusted: whether code that `features` names may be imported.
+        cross_steps: of a model's chains from another's samples.
+        output: of the command.
+    """
+    from ebmcli.data.bundled import at_hand
+    from ebmcli.evaluation import WalkSettings, load_features, reference_of
+    from ebmcli.evaluation.compare import compare as compare_group
 
     def settings(model: Checkpoint) -> WalkSettings:
-        return WalkSettings.of(
-            model,
-            start=from_,
-            against="none",
-            steps=steps,
-            chains=count,
-            kernel=kernel,
-            step_size=step_size,
-            seed=seed,
-            moments=3,
-            data=data,
-        )
+        return WalkSettings.of(model, **walk)
 
-    crossing = max(1, steps // 10) if cross_steps is None else cross_steps
-    pairs = sum(len(group) * (len(group) - 1) for group in groups)
-    total = sum(m.config.steps + steps for _, m in loaded) + pairs * crossing
     references: list[Reference] = []
     for group in groups:
         first = group[0][1]
-        net = None if first.config.is_points else load_features(features, trusted=trust_code)
-        references.append(reference_of(first, settings(first), net))
-    before: dict[str, int] = {}
-    found: list[Comparison] = []
+        network = None if first.config.image_size == 1 else load_features(features, trusted=trusted)
+        references.append(reference_of(first, settings(first), network))
+    own = sum(model.config.steps + walk["steps"] for group in groups for _, model in group)
+    total = own + cross_steps * sum(len(group) * (len(group) - 1) for group in groups)
+    made: dict[str, int] = {}
     with output.progress("comparing", total, unit="steps", every=30.0) as bar:
 
         def watch(name: str, step: int) -> None:
-            before[name] = step
-            bar.update(done=min(total, sum(before.values())), model=name)
+            made[name] = step
+            bar.update(done=min(total, sum(made.values())), model=name)
 
-        for group, reference in zip(groups, references, strict=True):
-            on = data or at_hand(group[0][1].config.data)
-            found.append(comparing.compare(group, reference, on, settings, crossing, watch))
+        return [
+            compare_group(
+                group, reference, walk["data"] or at_hand(group[0][1].config.data), settings, cross_steps, watch
+            )
+            for group, reference in zip(groups, references, strict=True)
+        ]
 
-    _write(found, html, png, output)
+
+def _tell(found: list[Comparison], output: Output) -> None:
+    """Print the tables, what their numbers mean, and what is doubtful."""
+    from ebmcli.evaluation import sheet
+
     output.table(sheet.rows(found), sheet.HEADER)
     if any(comparison.crossings for comparison in found):
         output.data("")
         output.table(sheet.cross_rows(found), sheet.CROSS_HEADER)
     for line in sheet.notes(found):
         output.say(line)
-    for c in (c for comparison in found for c in comparison.contestants):
-        if c.diverged:
-            output.warn(f"{c.name}: {c.diverged}")
-        if c.model.potential.backend.note:
-            output.warn(f"{c.name}: {c.model.potential.backend.note}")
+    for contestant in (one for comparison in found for one in comparison.contestants):
+        if contestant.diverged:
+            output.warn(f"{contestant.name}: {contestant.diverged}")
+        if contestant.model.potential.backend.note:
+            output.warn(f"{contestant.name}: {contestant.model.potential.backend.note}")
     output.result(sheet.as_json(found))
 
 
