@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
@@ -12,30 +12,44 @@ from ebmcli.cli._output import Output
 from ebmcli.native import cores
 
 if TYPE_CHECKING:
-    from ebmcli.bench import Case, Figure, Row
+    from ebmcli.bench import Adjusted, Case, Figure, Row, Travelled
+
+
+What = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="RECIPE|MODEL", help="What is timed. Left out: the bundled default model.", show_default=False
+    ),
+]
+Suite = Annotated[bool, typer.Option("--suite", help="Time the networks whose ratios the README quotes.")]
+Update = Annotated[bool, typer.Option("--update", help="Time whole updates too, which is slow for large networks.")]
+Kernels = Annotated[bool, typer.Option("--kernels", help="Time MALA too, against its plain loop.")]
+Map = Annotated[bool, typer.Option("--map", help="Time jobs of a map too, all at once against one at a time.")]
+Sizes = Annotated[
+    bool, typer.Option("--sizes", help="Time the fastest backend by number of chains and by image size too.")
+]
+Memory = Annotated[bool, typer.Option("--memory", help="Measure the peak memory over 2,000 updates too.")]
+Picture = Annotated[
+    Path | None,
+    typer.Option("--picture", metavar="FILE", help="Draw the ratios as a PNG or SVG.", show_default=False),
+]
+Chains = Annotated[
+    int | None, typer.Option("--chains", metavar="N", min=1, help="Chains at once.", show_default="the recipe's")
+]
+Rounds = Annotated[int, typer.Option("--rounds", metavar="N", min=1, help="Rounds, in which the backends take turns.")]
 
 
 def bench(
-    what: Annotated[
-        str | None,
-        typer.Argument(metavar="RECIPE|MODEL", help="Left out: the bundled default model.", show_default=False),
-    ] = None,
-    suite: Annotated[bool, typer.Option("--suite", help="The networks whose ratios the README quotes.")] = False,
-    update: Annotated[bool, typer.Option("--update", help="Whole updates too (slow for large networks).")] = False,
-    kernels: Annotated[bool, typer.Option("--kernels", help="MALA too, against its plain loop.")] = False,
-    map_: Annotated[bool, typer.Option("--map", help="Jobs of a map too, at once against one at a time.")] = False,
-    sizes: Annotated[
-        bool, typer.Option("--sizes", help="The fastest backend by number of chains and by image size, too.")
-    ] = False,
-    memory: Annotated[bool, typer.Option("--memory", help="Peak memory over 2,000 updates, too.")] = False,
-    picture: Annotated[
-        Path | None,
-        typer.Option("--picture", metavar="FILE", help="The ratios as a PNG or SVG.", show_default=False),
-    ] = None,
-    chains: Annotated[
-        int | None, typer.Option("--chains", metavar="N", min=1, help="Chains at once.", show_default="the recipe's")
-    ] = None,
-    rounds: Annotated[int, typer.Option("--rounds", metavar="N", min=1, help="Interleaved rounds.")] = 9,
+    what: What = None,
+    suite: Suite = False,
+    update: Update = False,
+    kernels: Kernels = False,
+    map_: Map = False,
+    sizes: Sizes = False,
+    memory: Memory = False,
+    picture: Picture = None,
+    chains: Chains = None,
+    rounds: Rounds = 9,
     device: options.Device = "auto",
     backend: options.Backend = "auto",
     precision: options.Precision = "float32",
@@ -50,8 +64,6 @@ def bench(
     product or convolution measured in the same run, counted as direct convolutions. MALA and
     jobs of a map are timed in float32.
     """
-    import torch
-
     from ebmcli import bench as measure
     from ebmcli.engine import device as devices
     from ebmcli.media import plots
@@ -63,78 +75,141 @@ def bench(
     place = devices.pick(device)
     cases = list(measure.SUITE) if suite else [_case(what, trust_code)]
     if chains:
-        cases = [c._replace(chains=chains) for c in cases]
+        cases = [case._replace(chains=chains) for case in cases]
     only = None if backend == "auto" else backend
-    rows: list[measure.Row] = []
-    whole: list[dict[str, Any]] = []
-    adjusted: list[measure.Adjusted] = []
-    travelled: list[measure.Travelled] = []
-    with output.progress("timing", len(cases), unit="networks", every=30.0) as bar:
-        for case in cases:
-            rows += measure.bench(case, place, rounds, only, precision)
-            if update:
-                timed = measure.updates(case, place, max(3, rounds // 2), only, precision)
-                whole += [
-                    {"case": case.name, "steps": case.steps, "backend": name, "update": figure, "ratio": ratio}
-                    for name, (figure, ratio) in timed.items()
-                ]
-            if kernels:
-                adjusted += measure.metropolis(case, place, rounds, only)
-            if map_:
-                travelled += measure.journeys(case, place, rounds, only)
-            bar.update()
+    wanted = Wanted(update, kernels, map_)
+    timed = _time(cases, wanted, place, rounds, only, precision, output)
     if picture is not None:
-        output.say(f"picture: {measure.picture(rows, picture)}")
-    output.table([_row(r) for r in rows], HEADER)
-    if whole:
-        output.table(
-            [(r["case"], r["steps"], r["backend"], _ms(r["update"]), f"{r['ratio']:.2f}") for r in whole],
-            ("whole update", "steps", "backend", "ms (quartiles)", "ratio"),
-        )
-    if adjusted:
-        output.table(
-            [(r.case, r.backend, _ms(r.step), f"{r.ratio:.2f}", f"{r.acceptance:.2f}") for r in adjusted],
-            ("MALA", "backend", "ms a step (quartiles)", "ratio", "accepted"),
-        )
-    if travelled:
-        output.table(
-            [(r.case, r.backend, str(r.jobs), _us(r.step), f"{r.ratio:.2f}") for r in travelled],
-            ("jobs of a map", "backend", "at once", "µs a step of each (quartiles)", "ratio"),
-        )
-    scaled: list[measure.Row] = []
-    if sizes:
-        with output.progress("sizes", unit="sizes", every=30.0) as bar:
-            for row in measure.sizes(cases[0], place):
-                scaled.append(row)
-                bar.update()
-        output.table([_row(r) for r in scaled], HEADER)
-    peaks = (0, 0)
-    if memory:
-        with output.progress("memory", measure.UPDATES, unit="updates", every=30.0) as bar:
-            peaks = measure.memory(cases[0], place, after=lambda update: bar.update(done=update))
-        early, late = (peak / 2**20 for peak in peaks)
-        output.say(f"peak memory {early:.0f} MiB after {measure.UPDATES // 10} updates, {late:.0f} MiB after all")
+        output.say(f"picture: {measure.picture(timed.rows, picture)}")
+    _tables(timed, output)
+    scaled = _sizes(cases[0], place, output) if sizes else []
+    peaks = _memory(cases[0], place, output) if memory else None
     limits = measure.limit(place)
     noise = measure.noise_share(cases[-1], place, rounds, only, precision)
+    _result(timed, scaled, peaks, limits, noise, str(place), cases[-1].name, output)
+
+
+class Wanted(NamedTuple):
+    """What is timed besides steps of the backends."""
+
+    updates: bool
+    mala: bool
+    jobs: bool
+
+
+class Timed(NamedTuple):
+    """What the timing of all networks came to."""
+
+    rows: list[Row]
+    updates: list[dict[str, Any]]
+    adjusted: list[Adjusted]
+    travelled: list[Travelled]
+
+
+def _time(
+    cases: list[Case], wanted: Wanted, place: Any, rounds: int, only: str | None, precision: str, output: Output
+) -> Timed:
+    """Time each network, with a bar over them."""
+    from ebmcli import bench as measure
+
+    timed = Timed([], [], [], [])
+    with output.progress("timing", len(cases), unit="networks", every=30.0) as bar:
+        for case in cases:
+            timed.rows.extend(measure.bench(case, place, rounds, only, precision))
+            if wanted.updates:
+                whole = measure.updates(case, place, max(3, rounds // 2), only, precision)
+                timed.updates.extend(
+                    {"case": case.name, "steps": case.steps, "backend": name, "update": figure, "ratio": ratio}
+                    for name, (figure, ratio) in whole.items()
+                )
+            if wanted.mala:
+                timed.adjusted.extend(measure.metropolis(case, place, rounds, only))
+            if wanted.jobs:
+                timed.travelled.extend(measure.journeys(case, place, rounds, only))
+            bar.update()
+    return timed
+
+
+def _tables(timed: Timed, output: Output) -> None:
+    """Print what was timed, a table for each kind."""
+    output.table([_row(r) for r in timed.rows], HEADER)
+    if timed.updates:
+        output.table(
+            [(r["case"], r["steps"], r["backend"], _ms(r["update"]), f"{r['ratio']:.2f}") for r in timed.updates],
+            ("whole update", "steps", "backend", "ms (quartiles)", "ratio"),
+        )
+    if timed.adjusted:
+        output.table(
+            [(r.case, r.backend, _ms(r.step), f"{r.ratio:.2f}", f"{r.acceptance:.2f}") for r in timed.adjusted],
+            ("MALA", "backend", "ms a step (quartiles)", "ratio", "accepted"),
+        )
+    if timed.travelled:
+        output.table(
+            [(r.case, r.backend, str(r.jobs), _us(r.step), f"{r.ratio:.2f}") for r in timed.travelled],
+            ("jobs of a map", "backend", "at once", "µs a step of each (quartiles)", "ratio"),
+        )
+
+
+def _sizes(case: Case, place: Any, output: Output) -> list[Row]:
+    """The fastest backend by number of chains and by image size, in a table."""
+    from ebmcli import bench as measure
+
+    rows: list[Row] = []
+    with output.progress("sizes", unit="sizes", every=30.0) as bar:
+        for row in measure.sizes(case, place):
+            rows.append(row)
+            bar.update()
+    output.table([_row(r) for r in rows], HEADER)
+    return rows
+
+
+def _memory(case: Case, place: Any, output: Output) -> tuple[int, int]:
+    """Peak memory in bytes after a tenth of the updates and after all of them."""
+    from ebmcli import bench as measure
+
+    with output.progress("memory", measure.UPDATES, unit="updates", every=30.0) as bar:
+        peaks = measure.memory(case, place, after=lambda update: bar.update(done=update))
+    early, late = (peak / 2**20 for peak in peaks)
+    output.say(f"peak memory {early:.0f} MiB after {measure.UPDATES // 10} updates, {late:.0f} MiB after all")
+    return peaks
+
+
+def _result(
+    timed: Timed,
+    scaled: list[Row],
+    peaks: tuple[int, int] | None,
+    limits: dict[str, float],
+    noise: dict[str, float],
+    place: str,
+    last: str,
+    output: Output,
+) -> None:
+    """Say what the machine can do, and give all numbers as JSON.
+
+    Args:
+        last: name of the network whose share of noise was measured.
+    """
+    import torch
+
     output.say(
         f"{torch.get_num_threads()} threads on {place}; "
         + ", ".join(f"{name} {rate:.0f} GFLOP/s" for name, rate in limits.items())
-        + f"; of a step of {cases[-1].name}, noise takes "
+        + f"; of a step of {last}, noise takes "
         + ", ".join(f"{max(share, 0):.0%} ({name})" for name, share in noise.items())
     )
     output.result(
         {
-            "device": str(place),
+            "device": place,
             "threads": torch.get_num_threads(),
             "torch": torch.__version__,
             "limits_gflops": limits,
             "noise_share": noise,
-            "steps": [r._asdict() for r in rows],
-            "updates": whole,
-            "mala": [r._asdict() for r in adjusted],
-            "map": [r._asdict() for r in travelled],
+            "steps": [r._asdict() for r in timed.rows],
+            "updates": timed.updates,
+            "mala": [r._asdict() for r in timed.adjusted],
+            "map": [r._asdict() for r in timed.travelled],
             "sizes": [r._asdict() for r in scaled],
-            "peak_memory_bytes": {"after_a_tenth": peaks[0], "after_all": peaks[1]} if memory else None,
+            "peak_memory_bytes": {"after_a_tenth": peaks[0], "after_all": peaks[1]} if peaks else None,
         }
     )
 
