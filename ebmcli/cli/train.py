@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -385,7 +384,7 @@ def _estimate(learning: Learning, output: Output) -> None:
 
 def _cost(learning: Learning, updates: int, output: Output) -> tuple[str, dict[str, Any]]:
     """Hours, memory and disk of a run, in words and as figures, from `updates` timed ones; `learning` changes."""
-    import resource
+    from ebmcli.training.cost import largest_memory
 
     recipe = learning.recipe
     seconds: list[float] = []
@@ -402,11 +401,11 @@ def _cost(learning: Learning, updates: int, output: Output) -> tuple[str, dict[s
     state = sum(t.numel() * t.element_size() for t in learning.trainer.state().values())
     log = recipe.log
     disk = (weights * 3 + state) * (log.keep_last + 1) + 400 * recipe.train.updates / log.metrics_every
-    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if os.uname().sysname == "Darwin" else 1024)
+    memory = largest_memory()
     text = (
         f"{recipe.train.updates:,} updates of {recipe.mcmc.steps} steps on {recipe.train.negatives} chains: "
         f"{typical:.3g} s an update, {hours:.2g} hours ({len(seconds)} updates timed); "
-        f"memory {memory / 2**20:.0f} MiB, disk about {disk / 2**20:.0f} MiB"
+        f"memory {'unknown' if memory is None else f'{memory / 2**20:.0f} MiB'}, disk about {disk / 2**20:.0f} MiB"
     )
     return text, {
         "recipe": recipe.recipe.name,

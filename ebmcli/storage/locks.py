@@ -46,7 +46,7 @@ def held(folder: Path) -> bool:
     """Whether a process is at work in it now (never, where the system has no such lock)."""
     if fcntl is None or not (folder / LOCK).exists():
         return False
-    with open(folder / LOCK, "a") as file:
+    with open(folder / LOCK, "rb") as file:  # the folder may be read-only: nothing is written to ask
         try:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except OSError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 
 from ebmcli.recipe.sections import Recipe
 
@@ -36,6 +37,16 @@ def seconds(recipe: Recipe, cores: int | None = None) -> float:
     step = slower * operations / RATE + OVERHEAD * max(1.0, values / 512)
     steps = r.train.updates * ((r.mcmc.steps + 1) * r.train.negatives + 3 * (r.train.positives + r.train.negatives))
     return steps * step / (cores or os.cpu_count() or 1)
+
+
+def largest_memory() -> int | None:
+    """Bytes that this process has held at most; None where the system does not say, as on Windows."""
+    try:
+        import resource
+    except ImportError:
+        return None
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def in_words(duration: float) -> str:

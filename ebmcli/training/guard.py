@@ -20,17 +20,16 @@ MEMORY = 0.98
 """Decay per update of the running averages that a sudden change is seen against."""
 
 
-class Seen(Protocol):
-    """What the guard looks at of an update."""
+LEAST_DIFFERENCE = 1.0
+"""Running average of |d| that a sudden change is held against at least, energy units."""
+
+
+class SeenOfPath(Protocol):
+    """What the guard looks at of an update's chains."""
 
     @property
     def update(self) -> int:
         """Its number."""
-        ...
-
-    @property
-    def energy_difference(self) -> float:
-        """d."""
         ...
 
     @property
@@ -46,6 +45,15 @@ class Seen(Protocol):
     @property
     def largest_pixel(self) -> float:
         """max |x⁻|."""
+        ...
+
+
+class Seen(SeenOfPath, Protocol):
+    """What the guard looks at of a whole update."""
+
+    @property
+    def energy_difference(self) -> float:
+        """d."""
         ...
 
 
@@ -79,31 +87,42 @@ class Guard:
         self.kept: list[Snapshot] = []
         """at most two, the older first"""
 
-    def check(self, record: Seen, difference_known: bool) -> None:
-        """Nothing, if the update looks sound.
+    def check_path(self, record: SeenOfPath) -> None:
+        """Nothing, if the chains of an update look sound; asked before the weights' gradient is computed.
 
         Raises:
-            DivergedError: it does not.
+            DivergedError: they do not.
         """
         factor = self.settings.factor
         # A path of L steps need not be longer than from its start to the data, but for what its noise has
         # to be balanced against (r = ε²√D/(2σ) with σ > ε/2).
         needed = record.burn_in_distance / self.steps + self.reach
         if record.displacement > factor * needed:
-            raise self._error(record, f"displacement {record.displacement:.3g} a step, where {needed:.3g} is enough")
+            raise self._error(
+                record.update, f"displacement {record.displacement:.3g} a step, where {needed:.3g} is enough"
+            )
         if self.watched < self.settings.every:
             return
-        names = ("displacement", "largest |pixel|", "|energy difference|")
-        values = (record.displacement, record.largest_pixel, abs(record.energy_difference))
-        averages = (self.running[1], self.running[2], self.running[0])
-        for name, value, average in list(zip(names, values, averages, strict=True))[: 3 if difference_known else 2]:
-            # d scatters around 0, and its average is near its scatter; a quiet stretch must not make it a hair trigger.
-            floor = 1.0 if name.startswith("|energy") else 0.0
-            if value > factor * max(average, floor):
-                raise self._error(record, f"{name} {value:.3g}, {value / average:.3g} times what it was")
+        self._check_sudden(record.update, "displacement", record.displacement, self.running[1])
+        self._check_sudden(record.update, "largest |pixel|", record.largest_pixel, self.running[2])
 
-    def _error(self, record: Seen, what: str) -> DivergedError:
-        return DivergedError(f"update {record.update} diverged: {what}")
+    def check_difference(self, update: int, difference: float) -> None:
+        """Nothing, if the energy difference d of an update looks sound, whose chains have been checked.
+
+        Raises:
+            DivergedError: it does not.
+        """
+        if self.watched >= self.settings.every:
+            # d scatters around 0, and its average is near its scatter; a quiet stretch must not make it a hair trigger.
+            self._check_sudden(update, "|energy difference|", abs(difference), self.running[0], LEAST_DIFFERENCE)
+
+    def _check_sudden(self, update: int, name: str, value: float, average: float, least: float = 0.0) -> None:
+        if value > self.settings.factor * max(average, least):
+            grown = f"{value / average:.3g} times what it was" if average else "where it was 0"
+            raise self._error(update, f"{name} {value:.3g}, {grown}")
+
+    def _error(self, update: int, what: str) -> DivergedError:
+        return DivergedError(f"update {update} diverged: {what}")
 
     def saw(self, record: Seen) -> None:
         """A sound update."""

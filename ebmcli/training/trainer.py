@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 import torch
@@ -51,6 +51,21 @@ class UpdateRecord(NamedTuple):
     """wall time of this update"""
     rolled_back: str = ""
     """why learning went back to an earlier state before this update, where it did"""
+
+
+class PathNumbers(NamedTuple):
+    """What the chains of an update show before its energy difference is known; see `UpdateRecord`."""
+
+    update: int
+    gradient_magnitude: float
+    displacement: float
+    straightness: float
+    burn_in_distance: float
+    largest_pixel: float
+
+
+RETRY_STREAMS = 40
+"""Bits of an update's number in the address of its random numbers; above them stands the count of failures."""
 
 
 class Trainer:
@@ -194,7 +209,7 @@ class Trainer:
     def _stream(self, purpose: Purpose, update: int) -> Stream:
         # After a failure with other numbers: it may have been the batch.
         failures = self.guard.failures if self.guard else 0
-        return Stream(self.train.seed, purpose, update + (failures << 40))
+        return Stream(self.train.seed, purpose, update + (failures << RETRY_STREAMS))
 
     def _positives(self, update: int) -> Tensor:
         n = self.train.positives
@@ -244,10 +259,11 @@ class Trainer:
         state = self.kernel.init(start, stream, chains.to(self.device))
         path = run(self.kernel, state, self.mcmc.steps)
         negatives = path.state.x
-        record = self._measure(update, positives, start, path)
-        self._check(record)
+        seen = self._measure(update, positives, start, path)
+        self._check(update, seen._asdict())
+        self._check_reach(seen)
         if self.guard is not None:
-            self.guard.check(record, difference_known=False)
+            self.guard.check_path(seen)
 
         self.optimizer.torch.zero_grad(set_to_none=True)
         with computing(self.device):
@@ -256,14 +272,14 @@ class Trainer:
             energy_samples = energy[len(positives) :].mean()
             difference = energy_data - energy_samples
             difference.backward()
-        record = record._replace(
-            energy_difference=difference.item(),
-            energy_data=energy_data.item(),
-            energy_samples=energy_samples.item(),
-        )
-        self._check(record)
+        energies = {
+            "energy_difference": difference.item(),
+            "energy_data": energy_data.item(),
+            "energy_samples": energy_samples.item(),
+        }
+        self._check(update, energies)
         if self.guard is not None:
-            self.guard.check(record, difference_known=True)
+            self.guard.check_difference(update, energies["energy_difference"])
         self._check_gradient(update)
 
         rate = self.optimizer.step(update, self.guard.slowdown(update) if self.guard else 1.0)
@@ -275,27 +291,23 @@ class Trainer:
             self.bank.write(chains, negatives)
         self.negatives = negatives
         self.update = update
-        return record._replace(learning_rate=rate, seconds=time.perf_counter() - began)
+        seconds = time.perf_counter() - began
+        return UpdateRecord(**seen._asdict(), **energies, learning_rate=rate, seconds=seconds)
 
-    def _measure(self, update: int, positives: Tensor, start: Tensor, path: Path) -> UpdateRecord:
+    def _measure(self, update: int, positives: Tensor, start: Tensor, path: Path) -> PathNumbers:
         pairs = min(len(positives), len(start))
         burn_in = (start[:pairs] - positives[:pairs]).flatten(1).norm(dim=1).mean()
         moved = (path.state.x - start).flatten(1).norm(dim=1)
         straightness = (moved / path.length.clamp_min(1e-30)).mean()
         v = path.gradient_magnitude.mean()
         numbers = torch.stack([v, straightness, burn_in, path.state.x.abs().max()]).tolist()
-        return UpdateRecord(
+        return PathNumbers(
             update=update,
-            energy_difference=0.0,
             gradient_magnitude=numbers[0],
             displacement=self.kernel.drift * numbers[0],
             straightness=numbers[1],
             burn_in_distance=numbers[2],
-            energy_data=0.0,
-            energy_samples=0.0,
             largest_pixel=numbers[3],
-            learning_rate=0.0,
-            seconds=0.0,
         )
 
     def _check_gradient(self, update: int) -> None:
@@ -304,11 +316,14 @@ class Trainer:
         if norms and not torch.stack(norms).isfinite().all():
             raise DivergedError(f"update {update} diverged: the weights' gradient is not finite", HINT)
 
-    def _check(self, record: UpdateRecord) -> None:
+    def _check(self, update: int, numbers: Mapping[str, float]) -> None:
         """The first guard: learning that has left the finite numbers ends here, with its state sound."""
-        for name, value in record._asdict().items():
-            if isinstance(value, float) and not math.isfinite(value):
-                raise DivergedError(f"update {record.update} diverged: {name} is {value}", HINT)
+        for name, value in numbers.items():
+            if not math.isfinite(value):
+                raise DivergedError(f"update {update} diverged: {name} is {value}", HINT)
+
+    def _check_reach(self, record: PathNumbers) -> None:
+        """The second guard: chains that were thrown out of all bounds end learning too."""
         # A mean step as long as half the data's range in every pixel is an explosion, at any step size.
         limit = math.sqrt(math.prod(self.potential.shape))
         scale = max(1.0, self.mcmc.init_scale)

@@ -44,11 +44,17 @@ def record(update: int, d: float = 1.0, r: float = 0.1, largest: float = 1.0, bu
     return UpdateRecord(update, d, r / 0.005, r, 0.5, burn_in, 0.0, -d, largest, 1e-3, 0.0)
 
 
+def check(guard: Guard, seen: UpdateRecord) -> None:
+    """All that the guard checks of an update."""
+    guard.check_path(seen)
+    guard.check_difference(seen.update, seen.energy_difference)
+
+
 def watching(updates: int = 60, **numbers: float) -> Guard:
     """A guard that has seen sound updates; L = 100, and noise of 0.3 a step."""
     guard = Guard(GuardSettings(), 100, 0.3)
     for update in range(1, updates + 1):
-        guard.check(record(update, **numbers), True)
+        check(guard, record(update, **numbers))
         guard.saw(record(update, **numbers))
     return guard
 
@@ -65,17 +71,26 @@ def test_what_is_far_out_of_its_running_range_is_an_explosion(numbers: dict[str,
     """Twenty times the average of the last updates; a little less is none, and d counts once it is known."""
     guard = watching()
     with pytest.raises(DivergedError, match=f"update 61 diverged: {said}"):
-        guard.check(record(61, **numbers), True)
-    guard.check(record(61, **{k: 0.9 * v for k, v in numbers.items()}), True)
-    guard.check(record(61, d=1e9), False)
+        check(guard, record(61, **numbers))
+    check(guard, record(61, **{k: 0.9 * v for k, v in numbers.items()}))
+    guard.check_path(record(61, d=1e9))
+
+
+def test_what_was_0_is_no_divisor() -> None:
+    """Chains that never moved, and then do: an explosion in words, not a division by 0."""
+    guard = watching(r=0.0, largest=0.0, d=0.0)
+    with pytest.raises(DivergedError, match=r"displacement 0\.1, where it was 0"):
+        check(guard, record(61))
+    with pytest.raises(DivergedError, match=r"\|energy difference\| 30, where it was 0"):
+        guard.check_difference(61, -30.0)
 
 
 def test_a_step_longer_than_its_path_can_need_is_an_explosion_from_the_start() -> None:
     """r against R/L, to come from the start to the data, and ε√D, to balance the noise: without any average."""
     guard = watching(0)
-    guard.check(record(1, r=20 * (0.05 + 0.3) - 0.01), True)
+    check(guard, record(1, r=20 * (0.05 + 0.3) - 0.01))
     with pytest.raises(DivergedError, match=r"displacement 7\.01 a step, where 0\.35 is enough"):
-        guard.check(record(1, r=20 * (0.05 + 0.3) + 0.01), True)
+        check(guard, record(1, r=20 * (0.05 + 0.3) + 0.01))
 
 
 def test_averages_follow_slow_growth() -> None:
@@ -83,12 +98,12 @@ def test_averages_follow_slow_growth() -> None:
     slow, fast = watching(r=0.01), watching(r=0.01)
     for i in range(1, 51):
         now = record(60 + i, r=0.01 * 10 ** (i / 50))
-        slow.check(now, True)
+        check(slow, now)
         slow.saw(now)
     for i in range(1, 7):
         fast.saw(record(60 + i, r=0.01 * 10 ** (i / 5)))
     with pytest.raises(DivergedError):
-        fast.check(record(67, r=0.01 * 10 ** (8 / 5)), True)
+        check(fast, record(67, r=0.01 * 10 ** (8 / 5)))
 
 
 def test_it_goes_back_to_the_older_of_two_states_and_on_more_slowly() -> None:
