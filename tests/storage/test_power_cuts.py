@@ -17,7 +17,7 @@ from ebmcli.errors import EBMError
 from ebmcli.evaluation import Walk, WalkSettings
 from ebmcli.landscape.store import Folder as Store
 from ebmcli.landscape.travel import Arrival, Job
-from ebmcli.longrun import Folder, facts
+from ebmcli.longrun import LongRun, begin
 from ebmcli.models import checkpoint
 from ebmcli.storage.files import write_whole
 from ebmcli.storage.tensors import pack
@@ -90,7 +90,7 @@ HISTORY = Walk(LOADED, SETTINGS, None)
 STATES = {record.step: HISTORY.state for record in HISTORY.records()}
 
 
-def walk_to(folder: Folder, walk: Walk, last: int) -> None:
+def walk_to(folder: LongRun, walk: Walk, last: int) -> None:
     """As `longrun.follow` does."""
     for record in walk.records():
         folder.append(record)
@@ -105,21 +105,21 @@ def walk_to(folder: Folder, walk: Walk, last: int) -> None:
 def long_run_begins(path: Path) -> None:
     """To step 4, a moment."""
     walk = Walk(LOADED, SETTINGS, None)
-    folder = Folder.create(path, facts("m", walk))
+    folder = begin(path, "m", walk)
     walk_to(folder, walk, 4)
     folder._lock.close()
 
 
 def long_run_goes_on(path: Path) -> None:
     """To the end."""
-    folder, walk = Folder.open(path), Walk(LOADED, SETTINGS, None)
+    folder, walk = LongRun.open(path), Walk(LOADED, SETTINGS, None)
     folder.restore(walk)
     walk_to(folder, walk, SETTINGS.steps)
 
 
 def long_run_is_sound(path: Path) -> None:
     """It is restored at a moment from step 4 on, with the chains and records that belong there."""
-    folder, walk = Folder.open(path), Walk(LOADED, SETTINGS, None)
+    folder, walk = LongRun.open(path), Walk(LOADED, SETTINGS, None)
     step = folder.restore(walk)
     assert step in (4, 8, 12)
     assert walk.state is not None

@@ -15,7 +15,7 @@ from helpers.quick import Running, ebm, same
 from ebmcli.data.toys import load_toy
 from ebmcli.data.training import ToyData
 from ebmcli.errors import EBMError
-from ebmcli.longrun import Folder
+from ebmcli.longrun import LongRun
 from ebmcli.models.checkpoint import ModelConfig
 from ebmcli.recipe import load
 from ebmcli.storage.locks import hold
@@ -158,7 +158,7 @@ def test_in_line_they_change_nothing(tmp_path: Path) -> None:
     same(tmp_path / "with", tmp_path / "without")
     (found,) = longruns.read(tmp_path / "with")
     assert (found["update"], found["steps"], found["error"]) == (10, 1, "")
-    folder = Folder.open(tmp_path / "with" / FOLDER / "000010")
+    folder = LongRun.open(tmp_path / "with" / FOLDER / "000010")
     assert folder.result["verdict"] == found["verdict"]
     assert not (tmp_path / "without" / FOLDER).exists()
 
@@ -170,7 +170,7 @@ def test_a_training_that_goes_back_makes_them_again(tmp_path: Path) -> None:
     found = longruns.read(tmp_path / "run")
     assert [(line["update"], line["steps"], line["error"]) for line in found] == [(5, 12, ""), (10, 12, "")]
     assert all(line["verdict"] and line["gap"] is not None and line["gap_error"] for line in found)
-    findings = list(Folder.open(tmp_path / "run" / FOLDER / "000010").findings())
+    findings = list(LongRun.open(tmp_path / "run" / FOLDER / "000010").findings())
     assert findings
     assert all(finding.state is Soundness.SOUND for finding in findings)
     shutil.rmtree(tmp_path / "run" / "checkpoints" / "000010")
@@ -195,11 +195,11 @@ def test_one_that_is_stopped_goes_on(tmp_path: Path) -> None:
     runs.begin(10, learning.write_model)
     assert list(runs.finished()) == []
     assert runs.unfinished == [10]
-    begun = [record.step for record in Folder.open(place.folder(10)).records()]
+    begun = [record.step for record in LongRun.open(place.folder(10)).records()]
     assert 0 < len(begun) < 10
     (found,) = LongRuns(place, beside=False).finished()
     assert found["steps"] == 60
-    assert [record.step for record in Folder.open(place.folder(10)).records()][: len(begun)] == begun
+    assert [record.step for record in LongRun.open(place.folder(10)).records()][: len(begun)] == begun
 
 
 @pytest.mark.slow
