@@ -128,11 +128,11 @@ def train(
     if init_from is not None:
         facts["init_from"] = _begin_with(init_from, learning, trust_code, output)
     if dry_run:
-        _estimate(learning, output)
+        _estimate(learning, longrun, output)
         return
     if chosen:
         again = Learning(settings, learning.data, None, learning.device, backend, own)  # the updates are thrown away
-        output.say(f"{_cost(again, FEW, output)[0]}; Ctrl-C stops and saves at any time")
+        output.say(f"{_cost(again, FEW, longrun, output)[0]}; Ctrl-C stops and saves at any time")
     if run is None:
         # Only now: what is wrong with recipe, data or device has been said, and leaves no folder behind.
         run = learning.folder = Run.create(folder, settings.dumps(), facts)
@@ -375,16 +375,16 @@ def _learn(learning: Learning, run: Run, output: Output) -> None:
     output.result({"run": run.folder, "updates": done, "samples": samples})
 
 
-def _estimate(learning: Learning, output: Output) -> None:
+def _estimate(learning: Learning, longrun: bool, output: Output) -> None:
     """Say what a run would cost."""
-    text, result = _cost(learning, TIMED_UPDATES, output)
+    text, result = _cost(learning, TIMED_UPDATES, longrun, output)
     output.say(f"{text}; nothing was written")
     output.result(result)
 
 
-def _cost(learning: Learning, updates: int, output: Output) -> tuple[str, dict[str, Any]]:
+def _cost(learning: Learning, updates: int, longrun: bool, output: Output) -> tuple[str, dict[str, Any]]:
     """Hours, memory and disk of a run, in words and as figures, from `updates` timed ones; `learning` changes."""
-    from ebmcli.training.cost import largest_memory
+    from ebmcli.training.cost import largest_memory, long_runs
 
     recipe = learning.recipe
     seconds: list[float] = []
@@ -407,7 +407,12 @@ def _cost(learning: Learning, updates: int, output: Output) -> tuple[str, dict[s
         f"{typical:.3g} s an update, {hours:.2g} hours ({len(seconds)} updates timed); "
         f"memory {'unknown' if memory is None else f'{memory / 2**20:.0f} MiB'}, disk about {disk / 2**20:.0f} MiB"
     )
+    count, more = long_runs(recipe, typical) if longrun else (0, 0.0)
+    if count:
+        text += f"; {count:,} long runs of {recipe.longrun.steps:,} steps, {more:.2g} hours more where no core is free"
     return text, {
+        "long_runs": count,
+        "long_run_hours": more,
         "recipe": recipe.recipe.name,
         "seconds_per_update": typical,
         "timed_updates": len(seconds),

@@ -13,6 +13,8 @@ GENERIC = 4.0
 """How much slower a network is that the compiled kernel does not compute."""
 OVERHEAD = 2e-6
 """Seconds a Langevin step of one chain takes for each two values besides the network, mostly its noise."""
+LONG_CHAINS, LONG_CHAINS_OF_POINTS = 80, 625
+"""Chains of a long run of images, and of points: those from data, and a quarter as many against them."""
 SMALLEST = 4
 """Feature maps are halved until they are at most so wide, px."""
 
@@ -37,6 +39,19 @@ def seconds(recipe: Recipe, cores: int | None = None) -> float:
     step = slower * operations / RATE + OVERHEAD * max(1.0, values / 512)
     steps = r.train.updates * ((r.mcmc.steps + 1) * r.train.negatives + 3 * (r.train.positives + r.train.negatives))
     return steps * step / (cores or os.cpu_count() or 1)
+
+
+def long_runs(recipe: Recipe, update: float) -> tuple[int, float]:
+    """How many long runs a training makes, and their hours in line, roughly: what their steps take in an update.
+
+    Args:
+        recipe: of the training.
+        update: seconds that one update takes.
+    """
+    r = recipe
+    count = r.train.updates // r.longrun.every if r.longrun.every else 0
+    chains = LONG_CHAINS_OF_POINTS if r.data.image_size == 1 else LONG_CHAINS
+    return count, count * r.longrun.steps * chains * update / (r.mcmc.steps * r.train.negatives) / 3600
 
 
 def largest_memory() -> int | None:
