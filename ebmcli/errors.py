@@ -125,6 +125,6 @@ def of_memory(error: Exception) -> EBMError | None:
     amount = "" if found is None else f"{int(found[1]):,} bytes" if found[1].isdecimal() else f"{found[1]} {found[2]}"
     return EBMError(
         f"there is not enough memory{f' for {amount} at once' if amount else ''}",
-        "take fewer or smaller images, chains or updates at once; --batch-size, --count and a recipe's numbers say how "
+        "take fewer or smaller images, chains or updates at once; `batch_size`, `count` and a recipe's numbers say how "
         "many",
     )

@@ -30,7 +30,7 @@ def in_options(text: str, options: Set[str]) -> str:
     """`text` with each field in backquotes as the option of its name; without quotes where there is no such option."""
 
     def option(found: re.Match[str]) -> str:
-        name = "--" + FIELDS.get(found[1], found[1]).replace("_", "-")
-        return name if name in options else found[1]
+        names = (found[1], FIELDS.get(found[1], found[1]))
+        return next((o for n in names if (o := f"--{n.replace('_', '-')}") in options), found[1])
 
     return _FIELD.sub(option, text)

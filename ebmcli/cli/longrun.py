@@ -85,13 +85,16 @@ FEATURES_HELP = (
 VERDICT_HELP = "Exit with 0 if the steady state matches the data, and with 1 if it does not."
 RESUME_HELP = "Go on with the long run in this folder, bit for bit."
 
-From = Annotated[str | None, typer.Option("--from", metavar="START", help=START_HELP, show_default="data")]
+From = Annotated[
+    str | None, typer.Option("--from", metavar="START", help=START_HELP, show_default="the recipe's, or data")
+]
 Against = Annotated[
     str | None,
     typer.Option("--against", metavar="START", help=AGAINST_HELP, show_default="with --from data, bank or noise"),
 ]
 Steps = Annotated[
-    int | None, typer.Option("--steps", metavar="N", min=1, help="Steps of each chain.", show_default="100000")
+    int | None,
+    typer.Option("--steps", metavar="N", min=1, help="Steps of each chain.", show_default="the recipe's, or 100000"),
 ]
 Chains = Annotated[
     int | None,
@@ -99,11 +102,15 @@ Chains = Annotated[
         "--chains", "-n", metavar="N", min=4, help="Chains of the first group.", show_default="64; 500 of a toy"
     ),
 ]
-Kernel = Annotated[KernelName | None, typer.Option("--kernel", help="What moves the chains.", show_default="langevin")]
+Kernel = Annotated[
+    KernelName | None, typer.Option("--kernel", help="What moves the chains.", show_default="the recipe's, or langevin")
+]
 AdjustChoice = Annotated[Adjust | None, typer.Option("--adjust", help=ADJUST_HELP, show_default="the kernel's own")]
 StepSize = Annotated[
     float | None,
-    typer.Option("--step-size", metavar="E", min=1e-12, help=STEP_SIZE_HELP, show_default="the model's own"),
+    typer.Option(
+        "--step-size", metavar="E", min=1e-12, help=STEP_SIZE_HELP, show_default="the recipe's, or the model's own"
+    ),
 ]
 Warmup = Annotated[
     int | None,

@@ -226,7 +226,7 @@ def _choose_array(file: File, split: str, in_folder: bool, column: str | None) -
     there = ", ".join(name or "one array" for name in names) or "none"
     if column is not None:
         if column not in names:
-            raise EBMError(f"{path} has no array {column!r}: it has {there}", "name one of these with --column")
+            raise EBMError(f"{path} has no array {column!r}: it has {there}", "name one of these with `column`")
         return npy.open_array(path, column), ""
     called = [form.format(alias) for alias in SPLITS[split] for form in _FORMS]
     whole = split == "train" or (in_folder and splits.part_of(path.stem) == split)

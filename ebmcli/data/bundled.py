@@ -11,7 +11,7 @@ from ebmcli.data.toys import TOYS
 from ebmcli.errors import EBMError
 from ebmcli.storage.paths import typed_path
 
-_GIVE = "give the images yourself: --data PATH"
+_GIVE = "give the images yourself: `data` PATH"
 _ASSETS = Path(__file__).resolve().parent.parent / "assets" / "data"
 
 

@@ -53,7 +53,7 @@ def open_source(listing: Listing, split: str, column: str | None = None, config:
         names = only_config([file.name for file in files], config, str(listing.root))
         files = [file for file in files if file.name in names]
     elif config is not None:
-        raise EBMError(f"{listing.root} is one file, and has no configurations", "leave out --config")
+        raise EBMError(f"{listing.root} is one file, and has no configurations", "leave out `config`")
     chosen = _choose(listing, files, split)
     paths = [file.path for file in chosen]
     taken, notes = choose_column(paths[0], column)
@@ -97,7 +97,7 @@ def several(where: str, configs: Sequence[str]) -> EBMError:
     listed = ", ".join(name or "(no folder)" for name in configs)
     return EBMError(
         f"{where} holds {len(configs)} configurations, each a set of its own: {listed[:300]}",
-        "name one with --config NAME, or DATA#config=NAME",
+        "name one with `config` NAME, or DATA#config=NAME",
     )
 
 
@@ -145,7 +145,7 @@ def pick(candidates: Sequence[str], where: str) -> tuple[str, list[str]]:
     if not choice:
         raise EBMError(
             f"{where} has several columns of images: {', '.join(candidates)[:300]}",
-            "name one with --column NAME, or DATA#column=NAME",
+            "name one with `column` NAME, or DATA#column=NAME",
         )
     others = [name for name in candidates if name != choice[0]]
     note = f"column {choice[0]} is taken, {', '.join(others)[:100]} left (--column NAME takes another one)"

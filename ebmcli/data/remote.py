@@ -171,7 +171,7 @@ def _column(address: Address, images: list[str], wanted: str | None) -> str:
     if wanted is not None and images and wanted not in images:
         raise EBMError(
             f"the data set {address} has no column {wanted!r} of images: it has {', '.join(images)[:300]}",
-            "name one of these with --column",
+            "name one of these with `column`",
         )
     if wanted in images:
         return str(wanted)
@@ -244,7 +244,7 @@ def _asked(repo: str, ask: Callable[[Any], Any]) -> Any:
 
 def _unreadable(repo: str, error: Exception) -> EBMError:
     what = faults.clean(str(error).split("\n")[0])[:240]
-    return EBMError(f"the data set {repo} cannot be read: {what}", "get its files and give them with --data PATH")
+    return EBMError(f"the data set {repo} cannot be read: {what}", "get its files and give them with `data` PATH")
 
 
 def _datasets(repo: str) -> Any:
@@ -253,7 +253,7 @@ def _datasets(repo: str) -> Any:
     except ImportError as error:
         raise EBMError(
             f"the data set {repo} is on the Hub, and reading it needs the package datasets",
-            "pip install 'ebmcli[data]'; or give local files with --data PATH",
+            "pip install 'ebmcli[data]'; or give local files with `data` PATH",
         ) from error
     datasets.disable_progress_bars()
     datasets.utils.logging.set_verbosity_error()

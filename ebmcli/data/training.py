@@ -91,6 +91,6 @@ def open_data(
     except EBMError as error:
         if path is None and address_of(source) is None and not typed_path(chosen(source).place).exists():
             error.message = f"this recipe's data, {source}, is not on this machine"
-            error.hint = f"give local files with --data PATH, or a set of the package: {', '.join(bundled())}"
+            error.hint = f"give local files with `data` PATH, or a set of the package: {', '.join(bundled())}"
         raise
     return ImageData(images, settings.augment == "flip")

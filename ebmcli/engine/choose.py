@@ -155,7 +155,7 @@ def choose(
             if name == key:
                 why = native.why_not() if name == "native" else ""
                 why = why or f"it does not compute {type(network).__name__} on {device.type}"
-                raise EBMError(f"backend {name!r} cannot run: {why}", "use --backend auto")
+                raise EBMError(f"backend {name!r} cannot run: {why}", "use `backend` auto")
             continue
         try:
             backend = make(network, shape, device, precision)
@@ -170,7 +170,7 @@ def choose(
                 return backend
             note = f"backend {key} was {error:.1e} off plain autograd and is not used"
         if name == key:
-            raise EBMError(note, "use --backend auto")
+            raise EBMError(note, "use `backend` auto")
     raise AssertionError("generic fits everything")
 
 

@@ -25,10 +25,10 @@ def pick(name: str = "auto") -> torch.device:
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise UsageError(
             f"device {name!r} is not there: {torch.cuda.device_count()} CUDA devices seen",
-            "use --device cpu, or install a CUDA build of torch",
+            "use `device` cpu, or install a CUDA build of torch",
         )
     if device.type == "mps" and not torch.backends.mps.is_available():
-        raise UsageError("device 'mps' is not there", "use --device cpu")
+        raise UsageError("device 'mps' is not there", "use `device` cpu")
     if device.type not in ("cpu", "cuda", "mps"):
         raise UsageError(f"device {name!r} is not supported", "use auto, cpu, cuda or mps")
     return device

@@ -150,7 +150,7 @@ class Reference:
     ) -> None:
         if len(images) < 2 * GROUPS:
             raise EBMError(
-                f"a comparison needs {2 * GROUPS} images of the data, received {len(images)}", "give more with --data"
+                f"a comparison needs {2 * GROUPS} images of the data, received {len(images)}", "give more with `data`"
             )
         half = min(half, len(images) // 2)
         self.seed = seed

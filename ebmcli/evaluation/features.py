@@ -155,7 +155,7 @@ def load_features(source: str | None = None, *, trusted: bool = False) -> Featur
     if head[:1] == b"\x80" or head == b"PK":
         raise EBMError(
             f"{path} is a pickle or TorchScript, which can run code when read and is never opened",
-            "name code that loads it: --features package.module:factory --trust-code",
+            "name code that loads it: `features` package.module:factory `trusted`",
         )
     try:
         return Features(path.stem, Trunk(load_file(path)))
@@ -163,7 +163,7 @@ def load_features(source: str | None = None, *, trusted: bool = False) -> Featur
         what = str(error).splitlines()[0]
         raise EBMError(
             f"{path} does not hold the weights of an EfficientNet-Lite0 trunk: {what}",
-            "other networks: --features package.module:factory --trust-code",
+            "other networks: `features` package.module:factory `trusted`",
         ) from error
 
 

@@ -176,7 +176,7 @@ def _other_kind(place: _Place) -> UsageError:
     if place.kind == "dataset":
         return UsageError(
             f"{address} is a data set of the Hub, and a model is wanted here",
-            f"a data set is given with --data; see it with ebm data show {address}",
+            f"a data set is given with `data`; see it with ebm data show {address}",
         )
     return UsageError(
         f"{address} is a model of the Hub, and data is wanted here",

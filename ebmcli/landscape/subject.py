@@ -73,7 +73,7 @@ def origin(subject: Subject, chosen: str | None, files: str | None = None) -> st
     """
     if chosen is not None:
         if not set(chosen.split("+")) <= set(ORIGINS):
-            raise UsageError(f"--start {chosen!r} is not known", "use bank, data, noise, or several: bank+data")
+            raise UsageError(f"`start` {chosen!r} is not known", "use bank, data, noise, or several: bank+data")
         return chosen
     if subject.model is None:
         return "data"
@@ -108,7 +108,7 @@ def picture(subject: Subject, path: Path) -> Tensor:
         EBMError: it cannot be read.
     """
     if subject.model is None or subject.model.config.is_points:
-        raise UsageError(f"{subject.name} is of points, not of pictures", "leave out --from, --to and --recall")
+        raise UsageError(f"{subject.name} is of points, not of pictures", "leave out `from`, `to` and `recall`")
     import numpy as np
     from PIL import Image
 

@@ -222,7 +222,7 @@ class Travel:
         if not all(top == top for _, (_, top, _) in results):
             raise DivergedError(
                 f"attraction–diffusion left the finite numbers at step size {self.conditions.step_size:g}",
-                "use a smaller --step-size",
+                "use a smaller `step_size`",
             )
         keep = (~batch.ended).nonzero()[:, 0]
         if not len(keep):

@@ -65,7 +65,7 @@ def between(
     ends, energies = next(quench(potential, torch.stack([one, two]), s.step_size, s.quench_steps))
     conditions = conditions_of(potential, ends, s, temperature)
     if float((ends[0] - ends[1]).norm()) <= conditions.radius:
-        raise EBMError("both pictures relax into the same state", "give two that differ more, or --quench 0")
+        raise EBMError("both pictures relax into the same state", "give two that differ more, or `quench` 0")
     pull = grid.force(potential, ends, energies)
     first = s.strength or 2 * grid.strong(pull, conditions, potential.shape)
     travel = Travel(potential, ends, conditions, s.seed, batch_size)
@@ -78,7 +78,7 @@ def between(
     if not known:
         raise EBMError(
             f"no path was found, up to a pull of {search.first:.3g}",
-            "raise --alpha, or --temperature",
+            "raise `alpha`, or `temperature`",
         )
     best = trips[min(known)[1]]
     assert best is not None

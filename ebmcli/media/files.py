@@ -86,10 +86,10 @@ def save_folder(
     """
     folder = Path(folder)
     if folder.exists() and not folder.is_dir():
-        raise EBMError(f"{folder} is a file, not a folder", "give another --out")
+        raise EBMError(f"{folder} is a file, not a folder", "give another `out`")
     there = sorted(folder.iterdir()) if folder.exists() else []
     if there and not force:
-        raise EBMError(f"{folder} is not empty: {len(there)} entries", "give another --out, or --force")
+        raise EBMError(f"{folder} is not empty: {len(there)} entries", "give another `out`, or `force`")
     for old in there:
         if _NUMBERED.fullmatch(old.name):
             old.unlink()
@@ -163,14 +163,14 @@ def refuse_foreign(path: Path, force: bool) -> None:
         EBMError: it is a folder, or something of another's, or nothing can be written there.
     """
     if path.is_dir():
-        raise EBMError(f"{path} is a folder, not a file", "give a file name in --out")
+        raise EBMError(f"{path} is a folder, not a file", "give a file name in `out`")
     check_place(path)
     if force or not path.exists():
         return
     try:
         read_metadata(path)
     except EBMError as error:
-        raise EBMError(f"{path} exists and was not written by ebm", "give another --out, or --force") from error
+        raise EBMError(f"{path} exists and was not written by ebm", "give another `out`, or `force`") from error
 
 
 def check_place(path: Path) -> None:

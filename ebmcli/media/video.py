@@ -89,7 +89,7 @@ def check_name(path: Path, fps: float = 30.0) -> None:
     if path.suffix.lower() not in FORMATS:
         raise UsageError(f"--out {path} is not a film's name", f"let it end in {', '.join(FORMATS)}")
     if path.suffix.lower() == ".gif" and fps > 50:
-        raise UsageError(f"a GIF shows 50 frames a second at most, received {fps:g}", "use --fps 25, or mp4")
+        raise UsageError(f"a GIF shows 50 frames a second at most, received {fps:g}", "use `fps` 25, or mp4")
 
 
 def save_video(

@@ -30,7 +30,7 @@ def use(asked: int | None, recorded: object = None) -> None:
     given = recorded if asked is None else asked
     if given is None:
         given = torch.get_num_threads()
-    hint = f"give --threads a number from 1 to {MOST}"
+    hint = f"give `threads` a number from 1 to {MOST}"
     if not isinstance(given, int) or isinstance(given, bool) or not 1 <= given <= MOST:
         where = "threads" if asked is not None or recorded is None else "threads in the record of this run"
         raise UsageError(f"{where}: expected a whole number from 1 to {MOST}, received {given!r:.60}", hint)
@@ -40,7 +40,7 @@ def use(asked: int | None, recorded: object = None) -> None:
         if started < 2 * given:
             raise UsageError(
                 f"threads: {given} cannot be had, this system gives the process no more than {started // 2}",
-                f"give --threads {min(os.cpu_count() or 1, max(1, started // 2))}, the cores of this machine, or fewer",
+                f"give `threads` {min(os.cpu_count() or 1, max(1, started // 2))}, the cores of this machine, or fewer",
             )
     torch.set_num_threads(given)
 

@@ -173,7 +173,7 @@ class Run(WorkFolder):
                 + ("those before it cannot be verified" if unsure else "there is no sound one"),
                 f"nothing was changed; to go on from {unsure[0].path} all the same, move {damaged[0].path} away"
                 if unsure
-                else f"nothing was changed; to begin anew with the run's last weights: --init-from {self.folder}",
+                else f"nothing was changed; to begin anew with the run's last weights: `init_from` {self.folder}",
             )
         if learned:
             raise EBMError(f"{self.folder} has learned, and has no checkpoint left", "bring checkpoints/ back")

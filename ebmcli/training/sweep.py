@@ -80,11 +80,11 @@ def axes_of(over: Sequence[str]) -> tuple[Axis, ...]:
         key, equals, values = (part.strip() for part in text.partition("="))
         found = tuple(dict.fromkeys(filter(None, (v.strip() for v in _split(values)))))
         if not equals or "." not in key or not found:
-            raise UsageError(f"--over {text!r}: expected key=a,b,c", "such as --over mcmc.steps=50,100,200")
+            raise UsageError(f"`over` {text!r}: expected key=a,b,c", "such as `over` mcmc.steps=50,100,200")
         axes.append(Axis(key, found))
     twice = [a.key for a in axes if sum(b.key == a.key for b in axes) > 1]
     if twice:
-        raise UsageError(f"--over {twice[0]} is given twice", "one --over with all values")
+        raise UsageError(f"`over` {twice[0]} is given twice", "one `over` with all values")
     return tuple(axes)
 
 
@@ -164,12 +164,12 @@ def begin(
     }
     path = folder / FACTS
     if folder.exists() and not folder.is_dir():
-        raise EBMError(f"{folder} is a file, and a sweep gets a folder of its own", "choose another --out")
+        raise EBMError(f"{folder} is a file, and a sweep gets a folder of its own", "choose another `out`")
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
         strangers = [p for p in folder.iterdir() if p.name != LOCK and not p.name.startswith(f".{FACTS}.")]
     if strangers and not path.is_file():
-        raise EBMError(f"{folder} is not empty, and holds no sweep", "choose another --out")
+        raise EBMError(f"{folder} is not empty, and holds no sweep", "choose another `out`")
     lock = hold(folder)
     if not path.is_file():
         write_whole(path, dumps(facts))
@@ -177,7 +177,7 @@ def begin(
     there = read_sealed(path, dict[str, Any])
     if there != facts:
         raise EBMError(
-            f"{folder} holds another sweep: {there.get('recipe')} over {there.get('over')}", "choose another --out"
+            f"{folder} holds another sweep: {there.get('recipe')} over {there.get('over')}", "choose another `out`"
         )
     return lock
 

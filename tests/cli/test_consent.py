@@ -369,7 +369,7 @@ def test_a_model_names_no_path_as_its_data(name: str) -> None:
     """What a received file says is no reason to read elsewhere on this machine."""
     with pytest.raises(EBMError, match="names a path as its data") as raised:
         at_hand(name)
-    assert "--data" in raised.value.hint
+    assert "`data`" in raised.value.hint
 
 
 def test_a_model_names_no_pipe_as_its_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -83,7 +83,7 @@ def test_a_column_that_cannot_be_told_is_asked_for(tmp_path: Path) -> None:
     path = put(tmp_path, {"t.parquet": table(left=10, right=90)}) / "t.parquet"
     with pytest.raises(EBMError, match="several columns of images: left, right") as failed:
         load(path, image_size=8, channels=1)
-    assert "--column NAME" in failed.value.hint
+    assert "`column` NAME" in failed.value.hint
     assert [shade(f"{path}#column={name}") for name in ("left", "right", "left")] == [10, 90, 10]
     with pytest.raises(EBMError, match="no column 'middle' of images: it has left"):
         shade(f"{path}#column=middle")
@@ -109,7 +109,7 @@ def test_configurations_are_not_mixed(tmp_path: Path) -> None:
     put(tmp_path, {f"{name}/train-0.parquet": table(image=value) for name, value in (("cropped", 10), ("full", 90))})
     with pytest.raises(EBMError, match="2 configurations, each a set of its own: cropped, full") as failed:
         shade(tmp_path)
-    assert "--config NAME" in failed.value.hint
+    assert "`config` NAME" in failed.value.hint
     assert [shade(f"{tmp_path}#config={name}") for name in ("cropped", "full")] == [10, 90]
     assert shade(tmp_path / "full") == 90
     with pytest.raises(EBMError, match="no configuration 'half': it has cropped, full"):

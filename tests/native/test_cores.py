@@ -74,7 +74,7 @@ def test_threads_that_cannot_be_had_are_refused_before_torch_hears_of_them(
     scarce(20)
     with pytest.raises(UsageError, match="64 cannot be had, this system gives the process no more than 10") as wrong:
         cores.use(64)
-    assert "--threads 4" in wrong.value.hint
+    assert "`threads` 4" in wrong.value.hint
     assert torch.get_num_threads() == own
 
 
