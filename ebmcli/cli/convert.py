@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -12,6 +12,10 @@ from ebmcli.cli import _options as options
 from ebmcli.cli._output import Output
 from ebmcli.errors import EBMError, UsageError
 from ebmcli.storage.paths import typed_path
+
+if TYPE_CHECKING:
+    from ebmcli.models.checkpoint import ModelConfig
+    from ebmcli.models.convert import Recognised
 
 
 class To(StrEnum):
@@ -35,54 +39,95 @@ class Regime(StrEnum):
     non_convergent = "non-convergent"
 
 
+Source = Annotated[
+    str, typer.Argument(metavar="FILE|MODEL", help="A .pth file; with --to pth, the model to write as one.")
+]
+Target = Annotated[To, typer.Option("--to", help="Write a model folder, or a .pth file with the state dict.")]
+RecipeOption = Annotated[
+    str | None,
+    typer.Option(
+        "--recipe",
+        metavar="RECIPE",
+        help="Recipe that the weights were learned with: it tells the energy scale and all settings.",
+        show_default=False,
+    ),
+]
+StepSize = Annotated[
+    float | None,
+    typer.Option(
+        "--step-size",
+        metavar="E",
+        min=1e-9,
+        help="Step size ε of training, in pixel units; the energy scale is then 2/E².",
+        show_default=False,
+    ),
+]
+EnergyScale = Annotated[
+    float | None,
+    typer.Option(
+        "--energy-scale",
+        metavar="S",
+        min=1e-30,
+        help="Energy scale, U = S · output, where it is not 2/ε².",
+        show_default=False,
+    ),
+]
+SignOption = Annotated[
+    Sign, typer.Option("--sign", help="Which outputs are likely: low ones (energy) or high ones (logp).")
+]
+Steps = Annotated[
+    int, typer.Option("--steps", metavar="N", min=1, help="Langevin steps L of training, where no recipe tells them.")
+]
+Noise = Annotated[
+    float, typer.Option("--noise", metavar="T", min=0.0, help="Noise τ of training, where no recipe tells it.")
+]
+RegimeOption = Annotated[
+    Regime | None,
+    typer.Option(
+        "--regime",
+        help="Whether chains were meant to converge, where no recipe tells it.",
+        show_default="by the network",
+    ),
+]
+Leak = Annotated[
+    float,
+    typer.Option("--leak", metavar="A", help="Slope of LeakyReLU below zero, where no recipe tells it."),
+]
+Size = Annotated[
+    int | None,
+    typer.Option(
+        "--size",
+        metavar="PX",
+        min=1,
+        help="Width of the images in pixels, where the weights fit several.",
+        show_default="28, 32, 64, …",
+    ),
+]
+Weights = Annotated[
+    str | None,
+    typer.Option(
+        "--weights",
+        metavar="NAME",
+        help="Which weights of a file that holds several sets: average, last, or the name they have in it.",
+        show_default="the average, where there is one",
+    ),
+]
+
+
 def convert(
-    source: Annotated[str, typer.Argument(metavar="FILE|MODEL", help="A .pth file; with --to pth, a model.")],
-    to: Annotated[To, typer.Option("--to", help="A folder of ours, or a .pth with the state dict.")] = To.folder,
+    source: Source,
+    to: Target = To.folder,
     out: options.Out = None,
-    recipe: Annotated[
-        str | None,
-        typer.Option("--recipe", metavar="RECIPE", help="Energy scale and settings of training.", show_default=False),
-    ] = None,
-    step_size: Annotated[
-        float | None,
-        typer.Option(
-            "--step-size", metavar="E", min=1e-9, help="ε of training; the scale is then 2/E².", show_default=False
-        ),
-    ] = None,
-    energy_scale: Annotated[
-        float | None,
-        typer.Option(
-            "--energy-scale", metavar="S", min=1e-30, help="U = S · output, where it is not 2/ε².", show_default=False
-        ),
-    ] = None,
-    sign: Annotated[
-        Sign, typer.Option("--sign", help="Which outputs are likely: low ones (energy) or high ones (logp).")
-    ] = Sign.energy,
-    steps: Annotated[int, typer.Option("--steps", metavar="N", min=1, help="L of training, without a recipe.")] = 100,
-    noise: Annotated[float, typer.Option("--noise", metavar="T", min=0.0, help="τ, without a recipe.")] = 1.0,
-    regime: Annotated[
-        Regime | None, typer.Option("--regime", help="Without a recipe.", show_default="by the network")
-    ] = None,
-    leak: Annotated[float, typer.Option("--leak", metavar="A", help="Slope of LeakyReLU, without a recipe.")] = 0.05,
-    size: Annotated[
-        int | None,
-        typer.Option(
-            "--size",
-            metavar="PX",
-            min=1,
-            help="Of the images, where the weights fit several.",
-            show_default="28, 32, 64, …",
-        ),
-    ] = None,
-    weights: Annotated[
-        str | None,
-        typer.Option(
-            "--weights",
-            metavar="NAME",
-            help="Of a file that holds several: average, last, or the name they have in it.",
-            show_default="the average, where there is one",
-        ),
-    ] = None,
+    recipe: RecipeOption = None,
+    step_size: StepSize = None,
+    energy_scale: EnergyScale = None,
+    sign: SignOption = Sign.energy,
+    steps: Steps = 100,
+    noise: Noise = 1.0,
+    regime: RegimeOption = None,
+    leak: Leak = 0.05,
+    size: Size = None,
+    weights: Weights = None,
     trust_code: options.TrustCode = False,
     force: options.Force = False,
     json: options.Json = False,
@@ -108,34 +153,26 @@ def convert(
 
         if step_size is not None:
             raise UsageError("--recipe tells the step size already", "leave out --step-size")
-        settings = load(recipe)
-        found = converting.recognise(read.weights, leak=settings.potential.leak, size=size or settings.data.image_size)
-        config = converting.settings_of_recipe(found, settings, energy_scale)
-        text = settings.dumps()
+        found, config, text = converting.with_recipe(read.weights, load(recipe), energy_scale=energy_scale, size=size)
     else:
-        found = converting.recognise(read.weights, leak=leak, size=size)
-        own = Regime.convergent if found.network == "nonlocal" else Regime.non_convergent
-        config = converting.settings_by_hand(
-            found,
-            step_size=step_size,
-            energy_scale=energy_scale,
-            steps=steps,
-            noise=noise,
-            regime=regime or own,
-        )
-        text = ""
-    config = config.model_copy(update={"weights": read.kind})
+        given = {"step_size": step_size, "energy_scale": energy_scale, "steps": steps, "noise": noise}
+        found, config, text = converting.by_hand(read.weights, leak=leak, size=size, regime=regime, **given)
+    config = config.model_copy(update={"weights": read.kind, "name": target.resolve().name})
     checksum = converting.write_folder(converting.signed(found, sign.value), config, target, text)
-    c, h, w = found.shape
     for note in read.notes:
         output.say(f"{path.name}: {note}")
-    output.say(
-        f"{path.name}: {found.network} of width {found.arguments['width']}, {h}×{w}×{c}, leak "
-        f"{config.arguments['leak']:g}, {sum(v.numel() for v in found.weights.values()):,} weights; "
-        f"energy scale {config.energy_scale:g}, ε {config.step_size:g}, {config.steps} steps, {config.regime}: {target}"
-    )
+    output.say(f"{path.name}: {_in_words(found, config)}: {target}")
     output.say(f"next: ebm sample {target} --from noise")
-    output.result({"out": target, "sha256": checksum, **config.model_copy(update={"name": target.name}).model_dump()})
+    output.result({"out": target, "sha256": checksum, **config.model_dump()})
+
+
+def _in_words(found: Recognised, config: ModelConfig) -> str:
+    c, h, w = found.shape
+    return (
+        f"{found.network} of width {found.arguments['width']}, {h}×{w}×{c}, leak {config.arguments['leak']:g}, "
+        f"{sum(v.numel() for v in found.weights.values()):,} weights; energy scale {config.energy_scale:g}, "
+        f"ε {config.step_size:g}, {config.steps} steps, {config.regime}"
+    )
 
 
 def _back(source: str, out: Path | None, force: bool, trusted: bool, output: Output) -> None:

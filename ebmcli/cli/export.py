@@ -13,7 +13,7 @@ from ebmcli.cli._output import Output
 
 def export(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="A run, one of its checkpoints, or any model.")],
-    out: Annotated[Path, typer.Argument(metavar="FOLDER", help="Where to; it must be new or empty.")],
+    out: Annotated[Path, typer.Argument(metavar="FOLDER", help="Folder to write; it must be new or empty.")],
     name: Annotated[
         str | None,
         typer.Option("--name", metavar="NAME", help="What the model is called.", show_default="the folder's name"),

@@ -25,7 +25,8 @@ def inspect(
         bool,
         typer.Option(
             "--verify",
-            help="Read a run, long run, map, sweep or model through: what is sound, damaged (exit 1) or unverifiable.",
+            help="Read a run, long run, map, sweep or model through, and say which files are sound, damaged "
+            "(exit code 1) or cannot be verified.",
         ),
     ] = False,
     energy_scale: options.EnergyScale = None,

@@ -13,7 +13,8 @@ from ebmcli.errors import UsageError
 
 def models(
     query: Annotated[
-        str | None, typer.Argument(metavar="QUERY", help="With --hub: what the name has in it.", show_default=False)
+        str | None,
+        typer.Argument(metavar="QUERY", help="With --hub, list models whose name has this in it.", show_default=False),
     ] = None,
     hub: Annotated[bool, typer.Option("--hub", help="List models on the Hugging Face Hub instead.")] = False,
     json: options.Json = False,

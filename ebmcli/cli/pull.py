@@ -13,9 +13,15 @@ from ebmcli.errors import EBMError, UsageError
 
 
 def pull(
-    repo: Annotated[str, typer.Argument(metavar="USER/REPO[@REVISION]", help="A branch, a tag or a commit after @.")],
+    repo: Annotated[
+        str,
+        typer.Argument(
+            metavar="USER/REPO[@REVISION]",
+            help="Repository on the Hub; a branch, a tag or a commit may follow after @.",
+        ),
+    ],
     out: options.Out = None,
-    again: Annotated[bool, typer.Option("--again", help="Download even what the cache has.")] = False,
+    again: Annotated[bool, typer.Option("--again", help="Download the model even where the cache has it.")] = False,
     trust_code: options.TrustCode = False,
     json: options.Json = False,
     quiet: options.Quiet = False,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -12,22 +12,45 @@ from ebmcli.cli import _options as options
 from ebmcli.cli._output import Output
 from ebmcli.errors import UsageError
 
+if TYPE_CHECKING:
+    from ebmcli.publish.push import Plan
+
+
+Model = Annotated[str, typer.Argument(metavar="MODEL", help="A run, one of its checkpoints, or any model.")]
+Repo = Annotated[
+    str, typer.Argument(metavar="USER/REPO", help="Repository on the Hub; it is made where it is not there yet.")
+]
+Private = Annotated[bool, typer.Option("--private", help="Make the repository private.")]
+Branch = Annotated[
+    str | None,
+    typer.Option("--revision", metavar="BRANCH", help="Commit to this branch of the repository.", show_default="main"),
+]
+Message = Annotated[
+    str | None,
+    typer.Option(
+        "--message", "-m", metavar="TEXT", help="Message of the commit.", show_default="the model's name and updates"
+    ),
+]
+PullRequest = Annotated[bool, typer.Option("--pr", help="Open a pull request instead of committing.")]
+License = Annotated[
+    str | None,
+    typer.Option(
+        "--license",
+        metavar="ID",
+        help="Licence of the weights, by its identifier on the Hub, such as mit; left out, the card names none.",
+        show_default=False,
+    ),
+]
+
 
 def push(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="A run, one of its checkpoints, or any model.")],
-    repo: Annotated[str, typer.Argument(metavar="USER/REPO", help="Where to; made where it is not there yet.")],
-    private: Annotated[bool, typer.Option("--private", help="Make the repository private.")] = False,
-    revision: Annotated[
-        str | None, typer.Option("--revision", metavar="BRANCH", help="Commit to this branch.", show_default="main")
-    ] = None,
-    message: Annotated[
-        str | None, typer.Option("--message", "-m", metavar="TEXT", help="Of the commit.", show_default=False)
-    ] = None,
-    pr: Annotated[bool, typer.Option("--pr", help="Open a pull request instead of committing.")] = False,
-    license_: Annotated[
-        str | None,
-        typer.Option("--license", metavar="ID", help="Of the weights, such as mit; none is named if left out."),
-    ] = None,
+    model: Model,
+    repo: Repo,
+    private: Private = False,
+    revision: Branch = None,
+    message: Message = None,
+    pr: PullRequest = False,
+    license_: License = None,
     trust_code: options.TrustCode = False,
     dry_run: options.DryRun = False,
     json: options.Json = False,
@@ -54,13 +77,7 @@ def push(
         name = address.repo.partition("/")[2]
         written = export(found.path, folder, name, trust_code, address=address.repo, licence=license_)
         plan = hub.plan(folder, Address(address.repo, revision), private=private)
-        verb = "would upload" if dry_run else "uploading"
-        total = sum(entry.size for entry in plan.changes)
-        made = "" if plan.exists else f" (a new {'private' if private else 'public'} repository)"
-        if plan.changes:
-            output.say(f"{verb} {len(plan.changes)} files, {total / 1e6:,.2f} MB, to {address.repo}{made}:")
-            for entry in plan.entries:
-                output.say(f"  {entry.state:7}  {entry.size:>11,}  {entry.path.name}")
+        _announce(plan, dry_run, private, output)
         result = {
             "repo": address.repo,
             "model": written.config.name,
@@ -85,3 +102,15 @@ def push(
             output.say(f"{done.url} ({done.commit[:8]})")
             output.say(f"next: ebm sample {address.repo}{f'@{revision}' if revision else ''}")
         output.result({**result, "commit": done.commit, "url": done.url})
+
+
+def _announce(plan: Plan, dry_run: bool, private: bool, output: Output) -> None:
+    """Say what will be uploaded, file by file; nothing where nothing has changed."""
+    if not plan.changes:
+        return
+    verb = "would upload" if dry_run else "uploading"
+    total = sum(entry.size for entry in plan.changes)
+    made = "" if plan.exists else f" (a new {'private' if private else 'public'} repository)"
+    output.say(f"{verb} {len(plan.changes)} files, {total / 1e6:,.2f} MB, to {plan.repo}{made}:")
+    for entry in plan.entries:
+        output.say(f"  {entry.state:7}  {entry.size:>11,}  {entry.path.name}")

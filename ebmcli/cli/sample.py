@@ -19,11 +19,11 @@ if TYPE_CHECKING:
     from ebmcli.models.checkpoint import Checkpoint
     from ebmcli.models.sampling import SampleSettings
 
-MOMENTS = 10
+TRACE_MOMENTS = 10
 """Columns of a trace after the start."""
-FAR = 10.0
+FARTHEST_PIXEL = 10.0
 """A pixel beyond this has left the data's range, [-1, 1], and noise about it: the step is too long."""
-ROWS = 8
+TRACE_ROWS = 8
 """Chains that a trace shows."""
 
 
@@ -38,17 +38,34 @@ class Format(StrEnum):
 SUFFIX = {Format.grid: ".png", Format.npz: ".npz", Format.folder: ""}
 
 
+From = Annotated[
+    str | None,
+    typer.Option(
+        "--from",
+        metavar="START",
+        help="noise, data, bank, or a path to images. Left out: the bank if the model keeps one, else noise.",
+        show_default=False,
+    ),
+]
+Trace = Annotated[
+    bool, typer.Option("--trace", help="Show the first chains over time, one in each row, with its start at the left.")
+]
+Written = Annotated[
+    Format, typer.Option("--format", help="Write one picture of all samples (grid), an array (npz), or a PNG of each.")
+]
+Weights = Annotated[
+    str,
+    typer.Option(
+        "--weights",
+        metavar="WHICH",
+        help="Which weights: default, or last, those without averaging of a run that averages its weights.",
+    ),
+]
+
+
 def sample(
     model: options.Model = None,
-    from_: Annotated[
-        str | None,
-        typer.Option(
-            "--from",
-            metavar="START",
-            help="noise, data, bank, or a path to images. Left out: the bank if the model keeps one, else noise.",
-            show_default=False,
-        ),
-    ] = None,
+    from_: From = None,
     steps: options.Steps = None,
     count: options.Count = 64,
     seed: options.Seed = 0,
@@ -56,15 +73,10 @@ def sample(
     noise: options.Noise = None,
     temperature: options.Temperature = None,
     data: options.Data = None,
-    trace: Annotated[
-        bool, typer.Option("--trace", help="Show the first chains over time, one a row, start at the left.")
-    ] = False,
-    format_: Annotated[Format, typer.Option("--format", help="A grid (PNG), an array, or a PNG each.")] = Format.grid,
+    trace: Trace = False,
+    format_: Written = Format.grid,
     out: options.Out = None,
-    weights: Annotated[
-        str,
-        typer.Option("--weights", metavar="WHICH", help="default, or last: of a run that averages its weights."),
-    ] = "default",
+    weights: Weights = "default",
     energy_scale: options.EnergyScale = None,
     trust_code: options.TrustCode = False,
     batch_size: options.BatchSize = None,
@@ -78,40 +90,21 @@ def sample(
 ) -> None:
     """Draw samples from a learned energy by Langevin dynamics.
 
-    Everything is the model's own unless told otherwise. The same seed gives the same bytes, for any
+    Settings that are left out are the model's own. The same seed gives the same bytes, for any
     batch size and number of threads.
     """
     output = Output(json=json, quiet=quiet)
-    if weights not in ("default", "last"):
-        raise UsageError(f"--weights {weights!r} is not known", "use default or last")
-    if trace and format_ is not Format.grid:
-        raise UsageError(f"--trace makes a picture, --format {format_} does not", "leave out --format")
-
+    _check(weights, trace, format_)
     from ebmcli.engine import device as devices
     from ebmcli.models import lookup
     from ebmcli.models.sampling import SampleSettings, metadata
 
     cores.use(threads)
-    loaded = lookup.load(
-        model,
-        device=devices.pick(device),
-        backend=backend,
-        precision=precision,
-        energy_scale=energy_scale,
-        weights=weights,
-        trusted=trust_code,
-    )
-    settings = SampleSettings.of(
-        loaded,
-        start=from_,
-        steps=steps,
-        count=count,
-        seed=seed,
-        step_size=step_size,
-        noise=noise,
-        temperature=temperature,
-        data=data,
-    )
+    place = devices.pick(device)
+    how: dict[str, Any] = {"device": place, "backend": backend, "precision": precision, "trusted": trust_code}
+    loaded = lookup.load(model, energy_scale=energy_scale, weights=weights, **how)
+    own = {"step_size": step_size, "noise": noise, "temperature": temperature, "data": data}
+    settings = SampleSettings.of(loaded, start=from_, steps=steps, count=count, seed=seed, **own)
     name = model or lookup.default()
     target = out or Path(f"{lookup.label(name)}-seed{seed}{SUFFIX[format_]}")
     made = metadata(loaded, settings)
@@ -120,32 +113,36 @@ def sample(
     _refuse_others(target, format_, made, out is not None, force)
     x, energy, history = _run(loaded, settings, batch_size or 256, trace, output)
     _write(x, history, target, format_, made, force)
+    _tell(loaded, settings, name, target, float(x.abs().max()), output)
+    spread = energy.std().item() if count > 1 else 0.0
+    result: dict[str, Any] = {"energy_mean": energy.mean().item(), "energy_sd": spread}
+    result |= {"backend": loaded.potential.backend.name, **metadata(loaded, settings)}
+    output.result({"out": target, "model": name, **result})
 
-    start = settings.start if settings.start in ("noise", "data", "bank") else "files"
+
+def _check(weights: str, trace: bool, format_: Format) -> None:
+    if weights not in ("default", "last"):
+        raise UsageError(f"--weights {weights!r} is not known", "use default or last")
+    if trace and format_ is not Format.grid:
+        raise UsageError(f"--trace makes a picture, --format {format_} does not", "leave out --format")
+
+
+def _tell(model: Checkpoint, settings: SampleSettings, name: str, target: Path, largest: float, output: Output) -> None:
+    """Say what was drawn and where it is; `largest` is the greatest |pixel|."""
+    s, c, backend = settings, model.config, model.potential.backend
+    start = s.start if s.start in ("noise", "data", "bank") else "files"
     output.say(
-        f"{name}: {count} chains from {start}, {settings.steps} steps, ε {settings.step_size:g}, "
-        f"τ {settings.noise:g}, T {settings.temperature:g}, seed {seed}, "
-        f"{loaded.config.weights} weights of update {loaded.config.updates:,}, "
-        f"backend {loaded.potential.backend.name}: {target}"
+        f"{name}: {s.count} chains from {start}, {s.steps} steps, ε {s.step_size:g}, τ {s.noise:g}, "
+        f"T {s.temperature:g}, seed {s.seed}, {c.weights} weights of update {c.updates:,}, "
+        f"backend {backend.name}: {target}"
     )
-    largest = float(x.abs().max())
-    if largest > FAR:
+    if largest > FARTHEST_PIXEL:
         output.warn(
             f"chains went far from the data's range: largest |pixel| {largest:.3g}; "
-            f"the model was trained with step size {loaded.config.step_size:g}"
+            f"the model was trained with step size {c.step_size:g}"
         )
-    if loaded.potential.backend.note:
-        output.warn(loaded.potential.backend.note)
-    output.result(
-        {
-            "out": target,
-            "model": name,
-            "energy_mean": energy.mean().item(),
-            "energy_sd": energy.std().item() if count > 1 else 0.0,
-            "backend": loaded.potential.backend.name,
-            **metadata(loaded, settings),
-        }
-    )
+    if backend.note:
+        output.warn(backend.note)
 
 
 def _refuse_others(target: Path, format_: Format, made: dict[str, Any], named: bool, force: bool) -> None:
@@ -197,8 +194,8 @@ def _run(
 
     x = torch.empty(settings.count, *model.config.shape)
     energy = torch.empty(settings.count)
-    moments = {round(settings.steps * i / MOMENTS) for i in range(MOMENTS + 1)} if trace else set()
-    history = {m: torch.empty(min(ROWS, settings.count), *model.config.shape) for m in sorted(moments)}
+    moments = {round(settings.steps * i / TRACE_MOMENTS) for i in range(TRACE_MOMENTS + 1)} if trace else set()
+    history = {m: torch.empty(min(TRACE_ROWS, settings.count), *model.config.shape) for m in sorted(moments)}
     parts = -(-settings.count // batch_size)
     with output.progress("sampling", settings.steps * parts, unit="steps", every=30.0) as bar:
         done = 0
@@ -206,7 +203,7 @@ def _run(
             state = progress.path.state
             x[progress.chains], energy[progress.chains] = state.x.cpu(), state.energy.cpu()
             if progress.step in history:
-                rows = progress.chains[progress.chains < ROWS]
+                rows = progress.chains[progress.chains < TRACE_ROWS]
                 history[progress.step][rows] = x[rows]
             part = int(progress.chains[0]) // batch_size
             done = part * settings.steps + progress.step

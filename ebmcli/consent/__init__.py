@@ -30,9 +30,9 @@ def import_named(name: str, *, trusted: bool, refusal: str) -> Any:
     """What `package.module:attribute` names; of the present folder too, which a user who names code means as well.
 
     Args:
-        name: of the code.
+        name: where the code is, as `package.module:attribute`.
         trusted: whether the user has allowed this import, in this very call or command.
-        refusal: what is said where the user has not.
+        refusal: message of the error where the user has not.
 
     Raises:
         ConsentError: not `trusted`; nothing was looked for, and `sys.path` is as it was.

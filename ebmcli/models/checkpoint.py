@@ -34,7 +34,7 @@ log = logging.getLogger("ebmcli.models.checkpoint")
 FILE = "model.safetensors"
 BANK_STATES = 256
 """How many of a persistent bank's states travel with a model."""
-SCALE_HINT = "give it: --energy-scale 2/EPSILON**2 as a number (Eq. 11; 1 for a model of Eq. 2)"
+SCALE_HINT = "give its `energy_scale`, which is 2/EPSILON**2 (Eq. 11; 1 for a model of Eq. 2)"
 
 
 class ModelConfig(BaseModel):
@@ -167,7 +167,7 @@ def load(
     if weights == "last" and config.weights == "average":
         prefix = "last."
         if not any(k.startswith(prefix) for k in tensors):
-            raise EBMError(f"{path} holds the averaged weights only", "leave out --weights last")
+            raise EBMError(f"{path} holds the averaged weights only", "leave out `weights`")
         config = config.model_copy(update={"weights": "last"})
     state = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
     shapes = {k: tuple(v.shape) for k, v in state.items()}

@@ -21,9 +21,10 @@ from ebmcli.networks import Shape, build, halvings, is_points
 from ebmcli.recipe import Recipe
 from ebmcli.storage.files import write_whole, writing
 
-USUAL = (28, 32, 64, 16, 128, 256)
+USUAL_SIZES = (28, 32, 64, 16, 128, 256)
 """Image sizes, px, of which the first that fits is taken where the weights fit several."""
-LARGEST = 512
+LARGEST_IMAGE = 512
+"""Largest image, px, that weights are tried for."""
 Sign = Literal["energy", "logp"]
 
 
@@ -94,12 +95,38 @@ def _outline(state: dict[str, Tensor], size: int | None) -> tuple[str, Shape, in
 
 def _image(channels: int, halved: int, left: int, size: int | None, fold: int = 1) -> Shape:
     """Shape of an image whose map, after folding, is halved so many times, down to `left` px."""
-    maps = {s: halvings(s // fold) for s in range(8, LARGEST + 1, fold)}
+    maps = {s: halvings(s // fold) for s in range(8, LARGEST_IMAGE + 1, fold)}
     fits = [s for s, widths in maps.items() if len(widths) == halved + 1 and widths[-1] == left]
     if size is not None and size not in fits and fits:
         raise EBMError(f"these weights are not of images of {size} px", f"they fit {fits[0]} to {fits[-1]} px")
-    side = size or next((s for s in USUAL if s in fits), fits[0])
+    side = size or next((s for s in USUAL_SIZES if s in fits), fits[0])
     return (channels, side, side)
+
+
+class Conversion(NamedTuple):
+    """Weights of others with all that a model of ours needs besides."""
+
+    found: Recognised
+    config: ModelConfig
+    recipe: str
+    """TOML; empty without a recipe"""
+
+
+def with_recipe(
+    state: dict[str, Tensor], recipe: Recipe, *, energy_scale: float | None = None, size: int | None = None
+) -> Conversion:
+    """Weights with the settings of a recipe; as `recognise` and `settings_of_recipe`."""
+    found = recognise(state, leak=recipe.potential.leak, size=size or recipe.data.image_size)
+    return Conversion(found, settings_of_recipe(found, recipe, energy_scale), recipe.dumps())
+
+
+def by_hand(
+    state: dict[str, Tensor], *, leak: float, size: int | None, regime: str | None, **settings: Any
+) -> Conversion:
+    """Weights with settings given one by one, as `recognise` and `settings_by_hand`; left out, the network's regime."""
+    found = recognise(state, leak=leak, size=size)
+    own = "convergent" if found.network == "nonlocal" else "non-convergent"
+    return Conversion(found, settings_by_hand(found, regime=regime or own, **settings), "")
 
 
 def settings_of_recipe(found: Recognised, recipe: Recipe, energy_scale: float | None) -> ModelConfig:
@@ -114,7 +141,7 @@ def settings_of_recipe(found: Recognised, recipe: Recipe, energy_scale: float | 
     ours = (found.network, found.arguments["width"], found.shape)
     if theirs != ours:
         words = [f"{n} of width {w}, {s[1]}×{s[2]}×{s[0]}" for n, w, s in (ours, theirs)]
-        raise EBMError(f"these weights are {words[0]}, recipe {r.recipe.name} is {words[1]}", "give another --recipe")
+        raise EBMError(f"these weights are {words[0]}, recipe {r.recipe.name} is {words[1]}", "give another `recipe`")
     return ModelConfig(
         name=r.recipe.name,
         network=found.network,
@@ -155,7 +182,7 @@ def settings_by_hand(
     if step_size is None and energy_scale is None:
         raise UsageError(
             "weights do not tell the energy scale, without which they cannot be sampled rightly",
-            "give --recipe NAME, or --step-size E of training (the scale is then 2/E², Eq. 11), or --energy-scale S",
+            "give the `recipe`, the `step_size` ε of training (the scale is then 2/ε², Eq. 11), or the `energy_scale`",
         )
     scale = 2 / step_size**2 if energy_scale is None and step_size is not None else energy_scale
     assert scale is not None
@@ -193,7 +220,7 @@ def write_folder(found: Recognised, config: ModelConfig, folder: Path, recipe: s
         EBMError: the folder exists and is not empty, or cannot be written.
     """
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
-        raise EBMError(f"{folder} exists and is not empty", "choose another --out")
+        raise EBMError(f"{folder} exists and is not empty", "choose another `out`")
     made = not folder.exists()
     config = config.model_copy(update={"name": folder.resolve().name})
     try:

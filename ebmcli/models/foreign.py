@@ -152,7 +152,7 @@ def _check(name: str, network: nn.Module, shape: Shape, device: torch.device | s
     """Two images give two finite numbers, with a gradient."""
     x = torch.zeros(2, *shape, device=device, requires_grad=True)
     expected = f"expected 2 numbers for 2 images of {shape[1]}×{shape[2]}×{shape[0]}"
-    hint = "--size and --channels say what images it takes"
+    hint = "`size` and `channels` say what images it takes"
     try:
         with torch.enable_grad():
             out = network(x)

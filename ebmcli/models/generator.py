@@ -19,11 +19,11 @@ from ebmcli.random.streams import Purpose, Stream
 from ebmcli.sampler import Langevin, run
 from ebmcli.sampler.starts import noise_start
 
-BATCH = 64
+BATCH_CHAINS = 64
 """Chains that run at once."""
-RATE = 0.5
-"""Step of the descent as a share of ½∂‖x − M(z)‖²/∂z: 1 is x − M(z) itself."""
-FADE = 20
+FIRST_RATE = 0.5
+"""First step of the descent as a share of ½∂‖x − M(z)‖²/∂z: 1 is x − M(z) itself."""
+FADING_ITERATIONS = 20
 """Iterations after which the step of the descent has fallen to a half, then to a third, and so on."""
 
 _LINEAR_PIECES = (
@@ -94,7 +94,7 @@ class Generator:
             DivergedError: a chain left the finite numbers.
         """
         parts = []
-        for part, numbers in zip(z.split(BATCH), chains.split(BATCH), strict=True):
+        for part, numbers in zip(z.split(BATCH_CHAINS), chains.split(BATCH_CHAINS), strict=True):
             state = self.kernel.init(part.to(self.device), self.stream, numbers.to(self.device))
             parts.append(run(self.kernel, state, self.steps).state.x.cpu())
         x = torch.cat(parts)
@@ -113,7 +113,9 @@ class Generator:
         """
         size = max(1, math.isqrt(self.steps))
         out = []
-        for part, numbers, back in zip(z.split(BATCH), chains.split(BATCH), g.split(BATCH), strict=True):
+        for part, numbers, back in zip(
+            z.split(BATCH_CHAINS), chains.split(BATCH_CHAINS), g.split(BATCH_CHAINS), strict=True
+        ):
             state = self.kernel.init(part.to(self.device), self.stream, numbers.to(self.device))
             kept = [state]
             for begin in range(size, self.steps, size):
@@ -214,12 +216,13 @@ class Attempt(NamedTuple):
 
 
 def reconstruct(
-    generator: Generator, images: Tensor, iterations: int, exact: bool, rate: float = RATE
+    generator: Generator, images: Tensor, iterations: int, exact: bool, rate: float = FIRST_RATE
 ) -> Iterator[Attempt]:
     """Minimise ‖x − M(z, u)‖² over z by gradient descent through the chain, from z of noise; u is held fixed.
 
     The chain is not smooth (its kinks make neighbours part), so that no step size descends for ever: the step falls
-    as 1/(1 + i/`FADE`), and the best start so far is kept. There is an attempt of every iteration, the start's first.
+    as 1/(1 + i/`FADING_ITERATIONS`), and the best start so far is kept. There is an attempt of every iteration, the
+    start's first.
 
     Args:
         generator: M.
@@ -235,7 +238,7 @@ def reconstruct(
     if not exact and not generator.is_piecewise_linear:
         raise UsageError(
             f"network {generator.model.config.network} is not piecewise linear, and the cheap gradient is wrong for it",
-            "use --gradient exact",
+            "take the exact `gradient`",
         )
     chains = torch.arange(len(images))
     z = generator.start(chains).to(images)
@@ -252,4 +255,4 @@ def reconstruct(
         g = x - images
         if exact:
             g = generator.pull_back(z, chains, g)
-        z = z - rate / (1 + iteration / FADE) * g
+        z = z - rate / (1 + iteration / FADING_ITERATIONS) * g

@@ -16,10 +16,10 @@ from ebmcli.storage.files import write_whole
 
 log = logging.getLogger("ebmcli.hub")
 
-LARGEST = 8 * 2**30
-"""Bytes of a model file; one beyond it is no model of ours."""
+LARGEST_FILE = 8 * 2**30
+"""Bytes of a model file at most; a larger file is no model of ours."""
 LARGEST_HEADER = 4 * 2**20
-"""Bytes of its header: names and shapes of tensors, settings, recipe."""
+"""Bytes of a file's header at most: names and shapes of tensors, settings, recipe."""
 
 
 def fetch(
@@ -118,9 +118,9 @@ def _size(api: Any, address: Address, sha: str) -> int:
     size = client.ask(str(address), told)
     if size is None:
         raise faults.HubError(f"{address} holds no {FILE}: it is no model of ebm's", "ebm models --hub lists those")
-    if size > LARGEST:
+    if size > LARGEST_FILE:
         raise EBMError(
-            f"{address} has a model of {size / 1e9:,.1f} GB, more than the {LARGEST / 1e9:,.1f} GB that are taken",
+            f"{address} has a model of {size / 1e9:,.1f} GB, more than the {LARGEST_FILE / 1e9:,.1f} GB that are taken",
             "it is no model of ebm's",
         )
     return size

@@ -107,7 +107,7 @@ def starts(model: Checkpoint, settings: SampleSettings) -> Tensor:
         if model.bank is None:
             raise EBMError(
                 f"model {config.name} keeps no bank: it was not learned with persistent chains",
-                "use --from noise or --from data",
+                "take `start` noise or data",
             )
         return _cycle(model.bank, n)
     if settings.start == "data" and config.data in data.TOYS and settings.data is None:
@@ -118,9 +118,9 @@ def starts(model: Checkpoint, settings: SampleSettings) -> Tensor:
         images = data.load(source, image_size=config.image_size, channels=config.channels, crop=crop)
     except EBMError as error:
         if settings.start == "data" and settings.data is None:
-            error.hint = f"give the images that {config.name} learned from with --data PATH"
+            error.hint = f"give the images that {config.name} learned from as `data`"
         elif settings.start != "data" and not FilePath(source).exists():
-            error.hint = "--from takes noise, data, bank, or a path to images"
+            error.hint = "`start` takes noise, data, bank, or a path to images"
         raise
     # Files given by hand are taken in their order, a data set at random: its order may be by class.
     if settings.start != "data":

@@ -19,8 +19,8 @@ from ebmcli.errors import EBMError, UsageError
 from ebmcli.storage import kinds
 from ebmcli.storage.tensors import read_tensors
 
-DEEPEST = 5
-"""Dictionaries inside each other that are looked into."""
+DEEPEST_NESTING = 5
+"""Dictionaries inside each other that are looked into, at most."""
 _AGAIN = "get the file again"
 _WRAPPERS = {
     "_orig_mod", "module", "model", "net", "network", "ebm", "energy", "online_model",
@@ -81,7 +81,7 @@ def read(path: Path, wanted: str | None = None) -> Found:
     others = [f"{one.name or 'the rest'} ({one.kind})" for one in sets if one is not taken]
     if taken.name or others:
         notes += [f"taken: {taken.name or 'the weights'} ({taken.kind})"]
-    notes += [f"left out: {', '.join(others)}; --weights takes others"] if others else []
+    notes += [f"left out: {', '.join(others)}; those can be chosen by name"] if others else []
     notes += [f"left out: {', '.join(taken.counters)}, which only counts"] if taken.counters else []
     types = {str(t.dtype).removeprefix("torch.") for t in taken.tensors.values()} - {"float32"}
     weights = _checked(taken.tensors, path)
@@ -144,7 +144,7 @@ def _sets(content: Any) -> Iterator[_Set]:
 
 def _dictionaries(content: Any, name: str = "", seen: tuple[int, ...] = ()) -> Iterator[tuple[str, dict[str, Any]]]:
     """A dictionary and those in it that may hold weights, each with the words that lead to it."""
-    if not isinstance(content, dict) or len(seen) > DEEPEST or id(content) in seen:
+    if not isinstance(content, dict) or len(seen) > DEEPEST_NESTING or id(content) in seen:
         return
     words = {k: v for k, v in content.items() if isinstance(k, str)}
     yield name, words
@@ -188,10 +188,10 @@ def _chosen(path: Path, sets: list[_Set], wanted: str | None) -> _Set:
         found = [one for one in sets if wanted in (one.name, one.kind)]
     if not found:
         raise UsageError(
-            f"{path} has no weights {wanted!r}: it has {there}", "leave out --weights, or name one of these"
+            f"{path} has no weights {wanted!r}: it has {there}", "leave out `weights`, or name one of these"
         )
     if any(not _same(found[0], one) for one in found[1:]):
-        raise UsageError(f"{path} holds several networks: {there}", f"choose one, such as --weights {found[0].name}")
+        raise UsageError(f"{path} holds several networks: {there}", f"choose one, such as `weights` {found[0].name}")
     return found[0]
 
 

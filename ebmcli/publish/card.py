@@ -22,7 +22,8 @@ from ebmcli.text import json_visible, markdown, one_line
 from ebmcli.training import diagnosis
 from ebmcli.training.run_folder import Run, hours
 
-SAMPLES = 64
+PICTURE_SAMPLES = 64
+"""Chains that the pictures of a model folder show."""
 SUMMARY_RECORDS = 500
 """Newest records of the metrics whose means and spreads are summed up."""
 SERIES_RECORDS = 1000
@@ -96,11 +97,11 @@ def write(
     weights = model.potential.network.state_dict()
     save(target / FILE, weights, config, bank=model.bank, recipe=_without_paths(model.recipe))
     written = load(target / FILE, trusted=trusted)
-    settings = SampleSettings.of(written, count=SAMPLES, seed=0)
-    x, _ = sample(written, count=SAMPLES, seed=0)
+    settings = SampleSettings.of(written, count=PICTURE_SAMPLES, seed=0)
+    x, _ = sample(written, count=PICTURE_SAMPLES, seed=0)
     media.save_png(media.picture(x), target / "samples.png", metadata(written, settings))
     if written.bank is not None:
-        media.save_png(media.picture(written.bank[:SAMPLES]), target / "bank.png", metadata(written, settings))
+        media.save_png(media.picture(written.bank[:PICTURE_SAMPLES]), target / "bank.png", metadata(written, settings))
     write_whole(target / "config.json", json.dumps(config.model_dump(mode="json"), indent=2) + "\n")
     write_whole(target / "recipe.toml", written.recipe)
     write_whole(target / "metrics.json", json.dumps(summary or {}, indent=2) + "\n")

@@ -113,7 +113,7 @@ def _there(api: Any, address: Address, private: bool | None, names: list[str]) -
         info = client.ask(address.repo, api.model_info, address.repo)
         if private and not info.private:
             raise EBMError(
-                f"{address.repo} is there already and public, so --private would not hide this model",
+                f"{address.repo} is there already and public, so it would not hide this model",
                 "push to another repository, or make that one private on its page first",
             )
         found = client.ask(address.repo, api.get_paths_info, address.repo, names, revision=address.revision)

@@ -12,7 +12,7 @@ import torch
 from helpers.quick import ebm, fails, trained
 from PIL import Image
 
-from ebmcli.cli.sample import MOMENTS, ROWS
+from ebmcli.cli.sample import TRACE_MOMENTS, TRACE_ROWS
 from ebmcli.media import read_metadata
 from ebmcli.models import checkpoint, lookup
 from ebmcli.training.run_folder import Run
@@ -93,7 +93,7 @@ def test_a_trace_changes_nothing(run: Path) -> None:
     grid = draw(run.parent, *words, name="grid.png")
     assert grid != first
     with Image.open(run.parent / "a.png") as trace:
-        columns, rows = MOMENTS + 1, ROWS
+        columns, rows = TRACE_MOMENTS + 1, TRACE_ROWS
         cell = (trace.width - 2) // columns
         assert trace.size == (columns * cell + 2, rows * cell + 2)
     assert read_metadata(run.parent / "a.png")["trace"] is True
@@ -138,12 +138,12 @@ def test_starts_from_files(run: Path) -> None:
     made = read_metadata(folder / "a.npz")
     assert made["settings"]["start"] == "files"
     assert "mine" not in json.dumps(made)
-    assert (arrays(folder, "run", "--from", "mine", "--count", 5) != images).any()
+    assert (arrays(folder, "run", "--from", "mine", "--count", 5, "--force") != images).any()
 
 
 def test_starts_that_are_not_there(run: Path, noise: Path) -> None:
     """No bank, no such file, a word that is none, data of another machine: a line and a hint each."""
-    fails(ebm("sample", "noise", "--from", "bank", cwd=run.parent), "keeps no bank", "--from noise")
+    fails(ebm("sample", "noise", "--from", "bank", cwd=run.parent), "keeps no bank", "--from noise or data")
     ran = ebm("sample", "run", "--from", "nosie", cwd=run.parent)
     fails(ran, "no data at nosie", "--from takes noise, data, bank, or a path")
     fails(ebm("sample", "run", "--from", "data", "--data", "missing", cwd=run.parent), "no data at missing")
@@ -196,7 +196,7 @@ def test_runaway_chains(run: Path) -> None:
     assert not list(run.parent.glob("*.png"))
     ran = ebm(*words, 100, cwd=run.parent, check=0)
     assert "warning: chains went far from the data's range: largest |pixel| " in ran.stderr
-    assert "warning" not in ebm(*words, 0.02, cwd=run.parent, check=0).stderr
+    assert "warning" not in ebm(*words, 0.02, "--force", cwd=run.parent, check=0).stderr
 
 
 # What is written

@@ -104,7 +104,7 @@ def test_dry_run_branch_and_pull_request(hub: Hub, model: Path, tmp_path: Path) 
     assert json.loads(told.stdout)["url"].endswith("/discussions/1")
     assert not hub.files("tester/tiny")
     hidden = online(hub, "push", model, "tester/tiny", "--private", cwd=tmp_path)
-    fails(hidden, "public, so --private would not hide", "another repository")
+    fails(hidden, "public, so it would not hide", "another repository")
 
 
 def test_private_and_gated(hub: Hub, model: Path, tmp_path: Path) -> None:

@@ -205,7 +205,7 @@ def test_several_networks_in_a_file(tmp_path: Path) -> None:
     torch.save({"one": one, "two": two, "generator": {"deconv.weight": torch.zeros(3)}}, tmp_path / "a.pth")
     with pytest.raises(UsageError, match=r"several networks: one .*, two") as caught:
         read(tmp_path / "a.pth")
-    assert "--weights one" in caught.value.hint
+    assert "`weights` one" in caught.value.hint
     assert all(torch.equal(v, two[k]) for k, v in read(tmp_path / "a.pth", "two").weights.items())
 
 
@@ -213,7 +213,7 @@ def test_the_command_says_which_weights_it_took(tmp_path: Path) -> None:
     raw, average = ({**build("vanilla", (1, 16, 16), width=4, seed=n).state_dict()} for n in (0, 1))
     torch.save({"model": raw, "ema": {k: v.half() for k, v in average.items()}}, tmp_path / "a.pth")
     ran = ebm("convert", "a.pth", "--step-size", 0.01, "--out", "mean", cwd=tmp_path, check=0)
-    assert "a.pth: taken: ema (average)\na.pth: left out: model (last); --weights takes others" in ran.stderr
+    assert "a.pth: taken: ema (average)\na.pth: left out: model (last); those can be chosen by name" in ran.stderr
     assert "float16 weights, kept as float32" in ran.stderr
     assert lookup.load(tmp_path / "mean").config.weights == "average"
 
