@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -26,61 +25,68 @@ LOOKED_AT = 1000
 TIMED_UPDATES = 20
 FEW = 4
 """Updates that are timed before a run with a chosen recipe."""
-BUDGET = 120.0
-"""Seconds a dry run spends on timing at most."""
+
+
+RecipeOption = Annotated[
+    str | None,
+    typer.Argument(metavar="RECIPE", help="A recipe's name or path.", show_default=False),
+]
+Resume = Annotated[
+    Path | None,
+    typer.Option("--resume", metavar="RUN", help="Go on with a run, bit for bit.", show_default=False),
+]
+InitFrom = Annotated[
+    str | None,
+    typer.Option(
+        "--init-from",
+        metavar="MODEL",
+        help="Begin with the weights of a model or run, and with its bank: fine-tuning, or the next stage.",
+        show_default=False,
+    ),
+]
+SaveRecipe = Annotated[
+    Path | None,
+    typer.Option(
+        "--save-recipe", metavar="TOML", help="Keep the recipe that was chosen for --data.", show_default=False
+    ),
+]
+Seed = Annotated[
+    int | None,
+    typer.Option(
+        "--seed",
+        metavar="N",
+        min=0,
+        max=2**63 - 1,
+        help="Short for --set train.seed=N, and stronger: it is set after every --set.",
+        show_default=False,
+    ),
+]
+Strict = Annotated[
+    bool, typer.Option("--strict", help="Refuse settings that contradict what the paper found, instead of warning.")
+]
+Longrun = Annotated[
+    bool,
+    typer.Option("--longrun/--no-longrun", help="Run the recipe's long runs, which judge the energy on the way."),
+]
 
 
 def train(
-    recipe: Annotated[
-        str | None,
-        typer.Argument(metavar="RECIPE", help="A recipe's name or path.", show_default=False),
-    ] = None,
-    resume: Annotated[
-        Path | None,
-        typer.Option("--resume", metavar="RUN", help="Go on with a run, bit for bit.", show_default=False),
-    ] = None,
-    init_from: Annotated[
-        str | None,
-        typer.Option(
-            "--init-from",
-            metavar="MODEL",
-            help="Begin with the weights of a model or run, and with its bank: fine-tuning, or the next stage.",
-            show_default=False,
-        ),
-    ] = None,
+    recipe: RecipeOption = None,
+    resume: Resume = None,
+    init_from: InitFrom = None,
     data: options.Data = None,
     column: options.Column = None,
     config: options.Config = None,
-    save_recipe: Annotated[
-        Path | None,
-        typer.Option(
-            "--save-recipe", metavar="TOML", help="Keep the recipe that was chosen for --data.", show_default=False
-        ),
-    ] = None,
+    save_recipe: SaveRecipe = None,
     set_: options.Set = None,
-    seed: Annotated[
-        int | None,
-        typer.Option(
-            "--seed",
-            metavar="N",
-            min=0,
-            max=2**63 - 1,
-            help="Short for --set train.seed=N, and stronger: it is set after every --set.",
-            show_default=False,
-        ),
-    ] = None,
+    seed: Seed = None,
     out: options.Out = None,
     trust_code: options.TrustCode = False,
     device: options.Device = "auto",
     backend: options.Backend = "auto",
     threads: options.Threads = None,
-    strict: Annotated[
-        bool, typer.Option("--strict", help="Refuse settings that contradict what the paper found, instead of warning.")
-    ] = False,
-    longrun: Annotated[
-        bool,
-        typer.Option("--longrun/--no-longrun", help="Run the recipe's long runs, which judge the energy on the way."),
-    ] = True,
+    strict: Strict = False,
+    longrun: Longrun = True,
     dry_run: options.DryRun = False,
     json: options.Json = False,
     quiet: options.Quiet = False,
@@ -95,15 +101,8 @@ def train(
     output = Output(json=json, quiet=quiet, verbose=verbose)
     data = options.with_choice(data, column, config)
     chosen = recipe is None and resume is None and data is not None
-    if not chosen and (recipe is None) == (resume is None):
-        raise UsageError(
-            "give a RECIPE, or --resume RUN", "ebm recipe list shows the recipes; with --data PICTURES one is chosen"
-        )
-    if save_recipe is not None and not chosen:
-        raise UsageError("--save-recipe is for a recipe that is chosen for --data", "ebm recipe copy copies others")
-    for option, given in (("--out", out), ("--dry-run", dry_run), ("--init-from", init_from), ("--seed", seed)):
-        if resume is not None and given not in (None, False):
-            raise UsageError(f"{option} is for a new run, not for --resume", "a run goes on in its own folder")
+    for_a_new_run = {"out": out, "dry-run": dry_run or None, "init-from": init_from, "seed": seed}
+    _check(recipe, resume, chosen, save_recipe, for_a_new_run)
     set_ = [*(set_ or ()), *([] if seed is None else [f"train.seed={seed}"])]
     run: Run | None = None
     folder = Path()
@@ -140,6 +139,25 @@ def train(
     if longrun:
         learning.long_runs = _long_runs(learning, run, facts, own)
     _learn(learning, run, output)
+
+
+def _check(
+    recipe: str | None, resume: Path | None, chosen: bool, save_recipe: Path | None, of_a_new_run: dict[str, Any]
+) -> None:
+    """Words that contradict each other.
+
+    Raises:
+        UsageError: there are some.
+    """
+    if not chosen and (recipe is None) == (resume is None):
+        raise UsageError(
+            "give a RECIPE, or --resume RUN", "ebm recipe list shows the recipes; with --data PICTURES one is chosen"
+        )
+    if save_recipe is not None and not chosen:
+        raise UsageError("--save-recipe is for a recipe that is chosen for --data", "ebm recipe copy copies others")
+    for option, given in of_a_new_run.items():
+        if resume is not None and given is not None:
+            raise UsageError(f"--{option} is for a new run, not for --resume", "a run goes on in its own folder")
 
 
 def _choose(source: str, device: str, keep: Path | None, overrides: list[str] | None, output: Output) -> Recipe:
@@ -383,41 +401,13 @@ def _estimate(learning: Learning, longrun: bool, output: Output) -> None:
 
 
 def _cost(learning: Learning, updates: int, longrun: bool, output: Output) -> tuple[str, dict[str, Any]]:
-    """Hours, memory and disk of a run, in words and as figures, from `updates` timed ones; `learning` changes."""
-    from ebmcli.training.cost import largest_memory, long_runs
+    """The cost of a run in words and as figures, from `updates` timed ones; `learning` changes."""
+    from ebmcli.training.price import in_words, price, timed
 
-    recipe = learning.recipe
     seconds: list[float] = []
-    began = time.monotonic()
     with output.progress("timing", updates, unit="updates") as bar:
-        for record in learning.trainer.updates(updates):
-            seconds.append(record.seconds)
+        for one in timed(learning, updates):
+            seconds.append(one)
             bar.update()
-            if time.monotonic() - began > BUDGET:
-                break
-    typical = sorted(seconds)[len(seconds) // 2]
-    hours = typical * recipe.train.updates / 3600
-    weights = sum(p.numel() for p in learning.trainer.parameters) * 4
-    state = sum(t.numel() * t.element_size() for t in learning.trainer.state().values())
-    log = recipe.log
-    disk = (weights * 3 + state) * (log.keep_last + 1) + 400 * recipe.train.updates / log.metrics_every
-    memory = largest_memory()
-    text = (
-        f"{recipe.train.updates:,} updates of {recipe.mcmc.steps} steps on {recipe.train.negatives} chains: "
-        f"{typical:.3g} s an update, {hours:.2g} hours ({len(seconds)} updates timed); "
-        f"memory {'unknown' if memory is None else f'{memory / 2**20:.0f} MiB'}, disk about {disk / 2**20:.0f} MiB"
-    )
-    count, more = long_runs(recipe, typical) if longrun else (0, 0.0)
-    if count:
-        text += f"; {count:,} long runs of {recipe.longrun.steps:,} steps, {more:.2g} hours more where no core is free"
-    return text, {
-        "long_runs": count,
-        "long_run_hours": more,
-        "recipe": recipe.recipe.name,
-        "seconds_per_update": typical,
-        "timed_updates": len(seconds),
-        "hours": hours,
-        "memory_bytes": memory,
-        "disk_bytes": disk,
-        "backend": learning.potential.backend.name,
-    }
+    found = price(learning, seconds, longrun)
+    return in_words(learning.recipe, found), found._asdict()
