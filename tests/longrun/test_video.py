@@ -355,4 +355,4 @@ def test_errors_of_the_system_are_ours(tmp_path: Path) -> None:
     with pytest.raises(EBMError) as caught, replacing(tmp_path / "f.mp4"):
         raise OSError(errno.ENOSPC, "No space left on device")
     assert "No space left" in caught.value.message
-    assert "room on the disk" in caught.value.hint
+    assert "make room" in caught.value.hint
