@@ -34,13 +34,9 @@ pytestmark = [
 fresh = library._state.__wrapped__
 """The kernel as a process that begins would find it, whatever this one has."""
 
-LIGHT = f"""
-import sys, types
-package = types.ModuleType("ebmcli.sampler")  # without the rest of it, and so without torch
-package.__path__ = [{str(ROOT / "ebmcli" / "sampler")!r}]
-sys.modules["ebmcli.sampler"] = package
-from ebmcli.sampler import library
-print(library.available(), library.why_not())
+LIGHT = """
+from ebmcli.native import build
+print(build.available(), build.why_not())
 """
 
 

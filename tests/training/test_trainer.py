@@ -240,7 +240,7 @@ def test_a_persistent_chain_uses_its_own_random_numbers() -> None:
         def forward(self, x: Tensor) -> Tensor:
             return self.w * x.flatten(1).sum(1)
 
-    t = trainer(Phase("sgd", 0.0), network=Flat(), mcmc={"init": "persistent", "steps": 1})
+    t = trainer(Phase("sgd", 1e-30), network=Flat(), mcmc={"init": "persistent", "steps": 1})
     assert t.bank is not None
     before = t.bank.states.clone()
     learn(t, 1)
@@ -254,7 +254,7 @@ def test_rejuvenated_chains_start_anew() -> None:
     kept = {}
     for probability in (0.0, 0.3, 1.0):
         t = trainer(
-            Phase("sgd", 0.0),
+            Phase("sgd", 1e-30),
             mcmc={"init": "persistent", "steps": 0, "bank_size": 300, "rejuvenation": probability},
             negatives=300,
         )
