@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 import subprocess
@@ -99,3 +100,11 @@ def python() -> Callable[..., Ran]:
 def root() -> Path:
     """The repository's root."""
     return ROOT
+
+
+@pytest.fixture(autouse=True)
+def _library_is_heard() -> None:
+    """What the library logs reaches `caplog`, also after a command that ran in this process and took it for itself."""
+    library = logging.getLogger("ebmcli")
+    library.handlers[:], library.propagate = [], True
+    library.setLevel(logging.NOTSET)
