@@ -102,16 +102,17 @@ def test_a_crew_has_as_many_threads_as_the_system_gives(
     assert crew.ready(2) == 2
     scarce(5)
     assert crew.ready(9) == 5
-    assert [record.getMessage() for record in caplog.records] == [
+    # Other crews of this process may have to say the same.
+    assert {record.getMessage() for record in caplog.records} == {
         "the system gives 5 threads of 9: the work is done by fewer"
-    ]
+    }
     scarce(0)
     assert crew.ready(12) == 5  # those that there are stay
     assert (crew.ready(9), crew.ready(4)) == (5, 4)  # not tried again
     for future in [crew.submit(done.append, number) for number in range(20)]:
         future.result(timeout=10)
     assert sorted(done) == list(range(20))
-    assert len(caplog.records) == 2
+    assert len({record.getMessage() for record in caplog.records}) == 2
 
 
 def test_a_crew_of_nobody_says_so(scarce: Callable[[int], None]) -> None:
